@@ -1,0 +1,132 @@
+"""Pure: every size, count and time limit of the data path and the control path, each with its reason.
+
+Nothing waits, buffers or accepts without a name from this page. Times are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+
+# --- Before a peer has proved who it is ---------------------------------------------------------------------------
+PREAUTH_TIMEOUT = 10.0
+"""One total deadline from accept to the peer's ACCEPT: first byte, preface, TLS, HELLO. No later stage resets it (C24)."""
+PREAUTH_MAX = 1024
+"""Connections that may be in that stage at once; when full, the one that has waited longest is closed (C23)."""
+PREFACE_MAX = 256
+"""Bytes of a relay or enrolment preface line; ours are under 120."""
+HANDSHAKE_MAX_BYTES = 64 * KIB
+"""Bytes read from a peer during the TLS handshake; a chain of 3 certificates of 16 KiB fits."""
+
+# --- Certificates (C27, H08) --------------------------------------------------------------------------------------
+CERTIFICATE_MAX_BYTES = 16 * KIB
+CHAIN_MAX = 3
+SAN_MAX = 8
+CSR_MAX_BYTES = 16 * KIB
+CERTIFICATE_LIFETIME = 24 * 3600.0
+"""A leaf's life; renewed at half of it, so a host survives 12 h without any issuer."""
+RENEWAL_JITTER = 0.1
+"""Renewal happens at 50 % of life, give or take this share of life (F36)."""
+CLOCK_TOLERANCE = 300.0
+"""How far two clocks may differ; leaves start this much in the past."""
+INTERMEDIATE_LIFETIME = 365 * 86400.0
+ROOT_LIFETIME = 3650 * 86400.0
+
+# --- Enrolment ----------------------------------------------------------------------------------------------------
+TOKEN_LIFETIME = 3600.0
+TOKEN_MAX_CHARS = 4096
+ENROLMENT_MAX_BYTES = 64 * KIB
+"""One enrolment message; the largest is a certificate chain."""
+
+# --- Tunnels ------------------------------------------------------------------------------------------------------
+WINDOW_INITIAL = 256 * KIB
+"""Per stream and direction. At 1 ms round trip it allows 250 MB/s before it grows."""
+WINDOW_MAX = 2 * MIB
+"""A flow that keeps draining its window has it grown up to this."""
+FRAME_BODY_MAX = 65535
+"""The header's length field is 16 bits."""
+CONTROL_BODY_MAX = 4 * KIB
+"""HELLO, OPEN, ACCEPT, REFUSE, GOAWAY: small JSON; larger is a protocol error."""
+STREAMS_PER_TUNNEL = 20000
+STREAMS_PER_PROCESS = 50000
+OPENS_PER_SECOND = 20000
+"""Streams a peer may open on one tunnel per second, averaged over a burst of as many (C29)."""
+TUNNEL_PENDING_MAX = 1 * MIB
+"""Bytes waiting to be written to a tunnel; above it no local socket is read for that tunnel."""
+STREAM_TURN_BUDGET = 256 * KIB
+"""Bytes read from one local socket in one turn of the loop, so that a bulk transfer does not delay a keystroke."""
+HEARTBEAT_INTERVAL = 5.0
+HEARTBEAT_MISSES = 3
+"""A silent tunnel is given up after 15 s; TCP alone would take 15 minutes to 2 hours (F11)."""
+TUNNEL_IDLE = 600.0
+"""A tunnel without streams is closed after this, unless it carries the control stream."""
+DIAL_TIMEOUT = 3.0
+"""TCP connect to a tunnel peer; after it the path through a gateway is tried."""
+OPEN_TIMEOUT = 10.0
+"""From OPEN to ACCEPT or REFUSE, the far end's connect to its target included."""
+CONNECT_TIMEOUT = 5.0
+"""An agent's connect to its own instance's target."""
+OPEN_WAIT_TIMEOUT = 15.0
+"""How long an accepted local connection may wait for a stream, all tries together."""
+
+# --- Paths through a gateway --------------------------------------------------------------------------------------
+TICKET_LIFETIME = 30.0
+SPLICE_CHUNK = 256 * KIB
+"""Bytes moved by one splice(2) call; the pipe between two sockets is made this large where the kernel allows."""
+SPLICES_MAX = 4000
+PATH_TIMEOUT = 8.0
+
+# --- Control ------------------------------------------------------------------------------------------------------
+CONTROL_MESSAGE_MAX = 16 * MIB
+"""One message of the control stream; the largest is a full snapshot."""
+JSON_DEPTH_MAX = 32
+"""Nesting accepted before decoding (H16)."""
+LEASE = 15.0
+CONTROL_REQUEST_TIMEOUT = 10.0
+BACKOFF_FIRST = 0.2
+BACKOFF_MAX = 15.0
+INSTANCES_PER_HOST = 1000
+"""Instances one host may report by its own word (H26)."""
+ADMIN_MESSAGE_MAX = 16 * MIB
+ADMIN_CONNECTIONS = 64
+ADMIN_TIMEOUT = 10.0
+
+# --- Processes ----------------------------------------------------------------------------------------------------
+DRAIN_DEADLINE = 30.0
+"""SIGTERM: how long live streams may go on."""
+WORKER_START_TIMEOUT = 10.0
+WORKER_STOP_TIMEOUT = 5.0
+RESERVED_FDS = 64
+"""Kept free for the control path when data connections use up the rest (F29)."""
+
+# --- Names --------------------------------------------------------------------------------------------------------
+DNS_TTL = 5
+"""Seconds a client may keep an answer; addresses are stable, absence is not."""
+DNS_UDP_MAX = 1232
+"""Largest UDP answer (DNS flag day 2020)."""
+DNS_TCP_IDLE = 5.0
+DNS_TCP_CONNECTIONS = 100
+DNS_QUERY_MAX = 4 * KIB
+
+# --- Health and choice --------------------------------------------------------------------------------------------
+CHECK_INTERVAL = 2.0
+CHECK_TIMEOUT = 2.0
+CHECK_READ_MAX = 64 * KIB
+EJECT_FIRST = 5.0
+EJECT_MAX = 300.0
+EJECT_SHARE = 0.5
+"""Never more than half of a service's instances are ejected."""
+PANIC_SHARE = 0.5
+"""Below this share of healthy instances all are used again."""
+RETRY_BUDGET = 0.2
+"""Second tries may be at most this share of first ones, once past RETRY_FLOOR (F39)."""
+RETRY_FLOOR = 10
+CONNECT_TRIES = 3
+
+# --- Records ------------------------------------------------------------------------------------------------------
+LOG_LINE_MAX = 1 * KIB
+FLOWS_KEPT = 10000
+FLOW_FILE_MAX = 10 * MIB
+"""flows.jsonl is rotated once at this size, so two files bound the disk it takes."""
+FOREIGN_TEXT_MAX = 200
+"""Characters of a peer's text that we print or record."""

@@ -1,0 +1,75 @@
+"""Pure: what exists, as immutable values. Authority signs Host, Gateway and Instance; the rest is reported placement.
+
+Every field was parsed before it came here (see `names`, `endpoints`), so code that holds one of these never checks
+a name again.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+
+class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A machine in the estate, as the operator signed it. `serves` are the services it may offer by its own word."""
+
+    name: str
+    labels: dict[str, str] = {}
+    site: str | None = None
+    serves: tuple[str, ...] = ()
+    draining: str | None = None
+    """Why no new streams go to or from it; None when in service."""
+
+
+class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    name: str
+    address: str
+    """`ADDR:PORT` that other nodes dial."""
+
+
+class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One place that serves a service: a target that the agent of `host` connects to."""
+
+    service: str
+    host: str
+    target: str
+    """`ADDR:PORT`, dialled from `host`."""
+    port: int
+    """The service's port on its loopback address, the same for all its instances."""
+    check: str | None = None
+    """A check spec (see agents/checks); None means a plain TCP connect."""
+    weight: int = 1
+    labels: dict[str, str] = {}
+    draining: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Unique in the estate: `web/vm1/127.0.0.1:9000`."""
+        return f"{self.service}/{self.host}/{self.target}"
+
+
+class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a checker last said of one instance."""
+
+    state: Literal["passing", "failing", "unknown"] = "unknown"
+    reason: str = ""
+
+
+class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a host is now, as its gateway reports it. Not authority: the far end proves who it is."""
+
+    host: str
+    online: bool = False
+    advertise: str | None = None
+    """`ADDR:PORT` at which its agent can be dialled directly; None: only through a gateway."""
+    gateways: tuple[str, ...] = ()
+    """Names of the gateways that hold a control connection of it."""
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """A name in the namespace with its instances, in a stable order. Derived, never stored."""
+
+    name: str
+    port: int
+    instances: tuple[Instance, ...] = ()
