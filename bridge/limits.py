@@ -107,11 +107,34 @@ DNS_UDP_MAX = 1232
 DNS_TCP_IDLE = 5.0
 DNS_TCP_CONNECTIONS = 100
 DNS_QUERY_MAX = 4 * KIB
+DNS_TTL_MAX = 60
+"""No answer of ours lives longer, whatever asked for it (C40)."""
+DNS_NEGATIVE_TTL = 1
+"""Seconds a client may believe that a name does not exist: services appear while clients wait for them."""
+ADDRESSES_KEPT_SHARE = 0.9
+"""Addresses of services no longer seen are remembered until this share of the slice is taken."""
+HOSTS_FILE_MAX = 16 * MIB
+"""/etc/hosts; block lists of 200,000 lines exist and are 6 MB."""
 
 # --- Health and choice --------------------------------------------------------------------------------------------
 CHECK_INTERVAL = 2.0
 CHECK_TIMEOUT = 2.0
 CHECK_READ_MAX = 64 * KIB
+"""Bytes a probe reads from what it checks, headers included (H30)."""
+CHECK_RISE = 1
+"""Successes in a row after which a failing instance passes: recovery within one check (F38)."""
+CHECK_FALL = 2
+"""Failures in a row after which a passing instance fails: one lost packet takes nothing out of service."""
+CHECK_JITTER = 0.1
+"""An interval is this share longer or shorter each time, so that checks of one host do not beat together."""
+CHECKS_AT_ONCE = 32
+"""Probes one process runs at a time; the others wait, which their timeouts do not count."""
+CHECK_LATE = 1.0
+"""A timeout noticed this much too late says that this machine was stalled, not that the instance failed (F31)."""
+CHECK_SPEC_MAX = 2 * KIB
+"""Characters of a check spec."""
+CHECK_INTERIM_MAX = 4
+"""1xx answers before the real one of an http check (H30)."""
 EJECT_FIRST = 5.0
 EJECT_MAX = 300.0
 EJECT_SHARE = 0.5
@@ -121,6 +144,9 @@ PANIC_SHARE = 0.5
 RETRY_BUDGET = 0.2
 """Second tries may be at most this share of first ones, once past RETRY_FLOOR (F39)."""
 RETRY_FLOOR = 10
+"""Second tries that are always allowed in a window, so that a quiet service may still use a second instance."""
+RETRY_WINDOW = 10.0
+"""Seconds over which first and second tries are compared."""
 CONNECT_TRIES = 3
 
 # --- Records ------------------------------------------------------------------------------------------------------
@@ -128,5 +154,21 @@ LOG_LINE_MAX = 1 * KIB
 FLOWS_KEPT = 10000
 FLOW_FILE_MAX = 10 * MIB
 """flows.jsonl is rotated once at this size, so two files bound the disk it takes."""
+FLOW_BYTES_PER_SECOND = 150 * KIB
+"""Written to flows.jsonl, averaged over FLOW_BURST; together at most 10 MiB in any minute (F50). The rest is counted."""
+FLOW_BURST = 1 * MIB
+FLOW_WRITE_INTERVAL = 0.2
+"""How long a finished flow may wait in memory for the others that are written with it."""
+FLOW_PENDING_MAX = 1 * MIB
+"""Bytes of flow records waiting for the disk; a disk that stalls costs records, never streams."""
+LOG_EVENTS_PER_SECOND = 10
+"""Log lines of one event name; what is above is counted and told with the next line (F50)."""
+LOG_EVENT_NAMES_MAX = 1000
+METRIC_SERIES_MAX = 1000
+"""Distinct label sets of one metric; beyond it a name is counted as `other` (C43)."""
+METRICS_REQUEST_MAX = 8 * KIB
+METRICS_CONNECTIONS = 64
+METRICS_TIMEOUT = 10.0
+"""From accept to the last byte of the answer."""
 FOREIGN_TEXT_MAX = 200
 """Characters of a peer's text that we print or record."""
