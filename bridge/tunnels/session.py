@@ -48,7 +48,17 @@ class Handler(Protocol):
 class Stream:
     """One stream's bookkeeping. Credits and counters are bytes."""
 
-    __slots__ = ("bytes_in", "bytes_out", "id", "recv_credit", "send_credit", "sink", "state", "unacknowledged", "window")
+    __slots__ = (
+        "bytes_in",
+        "bytes_out",
+        "id",
+        "recv_credit",
+        "send_credit",
+        "sink",
+        "state",
+        "unacknowledged",
+        "window",
+    )
 
     def __init__(self, stream_id: int, state: State, *, send_credit: int, window: int) -> None:
         self.id = stream_id
@@ -127,9 +137,7 @@ class Session:
     def open(self, sink: Sink, wish: bytes) -> Stream:
         """Open a stream; `wish` is an encoded Open. The caller checked `can_open`."""
         assert self.peer_hello is not None
-        stream = Stream(
-            self._next_id, State.OPENING, send_credit=self.peer_hello.window, window=limits.WINDOW_INITIAL
-        )
+        stream = Stream(self._next_id, State.OPENING, send_credit=self.peer_hello.window, window=limits.WINDOW_INITIAL)
         self._next_id += 2
         stream.sink = sink
         self.streams[stream.id] = stream
@@ -261,9 +269,7 @@ class Session:
         assert self.peer_hello is not None
         wish = frames.decode_body(body, Open, "OPEN")
         self._last_peer_id = stream_id
-        stream = Stream(
-            stream_id, State.PENDING, send_credit=self.peer_hello.window, window=limits.WINDOW_INITIAL
-        )
+        stream = Stream(stream_id, State.PENDING, send_credit=self.peer_hello.window, window=limits.WINDOW_INITIAL)
         self.streams[stream_id] = stream
         self._peer_streams += 1
         if self._peer_streams > self._max_streams:

@@ -1,0 +1,102 @@
+"""I/O: one epoll loop for everything that moves bytes. Its descriptor can itself be waited on, so trio sleeps on it.
+
+Rules: a handler never blocks and never waits; an exception in one handler ends that handler's connection, is counted,
+and nothing else notices; writes to tunnels are collected during a turn and go out once at its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+READ = select.EPOLLIN
+WRITE = select.EPOLLOUT
+ERROR = select.EPOLLERR
+HANGUP = select.EPOLLHUP
+
+EVENTS_PER_TURN = 256
+
+
+class Ready(Protocol):
+    """What owns a registered descriptor."""
+
+    def ready(self, events: int) -> None: ...
+    def crashed(self, error: BaseException) -> None:
+        """`ready` raised: let go of the connection without raising again."""
+
+
+class Flushable(Protocol):
+    def flush(self) -> None: ...
+    def crashed(self, error: BaseException) -> None: ...
+
+
+class Loop:
+    """Owner of the epoll descriptor and of who is called for which descriptor."""
+
+    def __init__(self, on_crash: Callable[[BaseException], None] | None = None) -> None:
+        self._poller = select.epoll()
+        self._handlers: dict[int, Ready] = {}
+        self._dirty: set[Flushable] = set()
+        self._on_crash = on_crash
+        self.now = time.monotonic()
+        """Monotonic seconds at the start of this turn."""
+        self.crashes = 0
+
+    def fileno(self) -> int:
+        return self._poller.fileno()
+
+    def register(self, fd: int, handler: Ready, mask: int) -> None:
+        self._poller.register(fd, mask)
+        self._handlers[fd] = handler
+
+    def modify(self, fd: int, mask: int) -> None:
+        self._poller.modify(fd, mask)
+
+    def unregister(self, fd: int) -> None:
+        if self._handlers.pop(fd, None) is not None:
+            with contextlib.suppress(OSError):
+                self._poller.unregister(fd)
+
+    def touch(self, flushable: Flushable) -> None:
+        """Have `flush` called at the end of this turn (or by `settle`)."""
+        self._dirty.add(flushable)
+
+    def turn(self) -> int:
+        """Handle what is ready now, without waiting; how many descriptors were."""
+        events = self._poller.poll(0, EVENTS_PER_TURN)
+        self.now = time.monotonic()
+        handlers = self._handlers
+        for fd, mask in events:
+            handler = handlers.get(fd)
+            if handler is not None:
+                try:
+                    handler.ready(mask)
+                except Exception as error:
+                    self._crashed(handler, error)
+        if self._dirty:
+            self.settle()
+        return len(events)
+
+    def settle(self) -> None:
+        """Write out what was queued. Code outside the loop calls this after it changed something."""
+        while self._dirty:
+            batch, self._dirty = self._dirty, set()
+            for flushable in batch:
+                try:
+                    flushable.flush()
+                except Exception as error:
+                    self._crashed(flushable, error)
+
+    def _crashed(self, owner: Ready | Flushable, error: Exception) -> None:
+        self.crashes += 1
+        if self._on_crash is not None:
+            self._on_crash(error)
+        with contextlib.suppress(Exception):
+            owner.crashed(error)
+
+    def close(self) -> None:
+        self._handlers.clear()
+        self._poller.close()

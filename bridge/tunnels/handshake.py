@@ -1,0 +1,87 @@
+"""I/O: a TLS handshake over memory BIOs on a non-blocking socket, under the caller's deadline.
+
+The socket is handed on to the relay loop afterwards, which is why no SSLSocket or SSLStream is made here. One attempt;
+a failure closes nothing: the caller owns the socket.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from dataclasses import dataclass
+
+import trio
+
+from bridge import limits
+from bridge.errors import PeerError, explain_tls_error
+
+_READ = 64 * limits.KIB
+
+
+@dataclass(slots=True)
+class TlsPipe:
+    """An established TLS connection without its socket: ciphertext goes through `incoming` and `outgoing`."""
+
+    tls: ssl.SSLObject
+    incoming: ssl.MemoryBIO
+    outgoing: ssl.MemoryBIO
+
+
+async def handshake(sock: socket.socket, context: ssl.SSLContext, *, server: bool) -> TlsPipe:
+    """Shake hands on a connected, non-blocking socket.
+
+    Raises:
+        PeerError: with the reason in words, when TLS fails or the peer goes away.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_side=server)
+    first = b""
+    taken = 0
+    while True:
+        error: ssl.SSLError | None = None
+        done = False
+        try:
+            tls.do_handshake()
+            done = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as exc:
+            error = exc
+        # What OpenSSL wrote goes out in every case: on failure it is the alert that tells the peer why.
+        await send_all(sock, outgoing.read())
+        if error is not None:
+            raise explain_tls_error(error, first) from None
+        if done:
+            return TlsPipe(tls, incoming, outgoing)
+        data = await receive_some(sock, _READ)
+        if not data:
+            raise PeerError("the peer closed the connection during the TLS handshake")
+        first = first or data[:16]
+        taken += len(data)
+        if taken > limits.HANDSHAKE_MAX_BYTES:
+            raise PeerError(f"the peer sent more than {limits.HANDSHAKE_MAX_BYTES} bytes before the handshake was over")
+        incoming.write(data)
+
+
+async def send_all(sock: socket.socket, data: bytes) -> None:
+    """Raises PeerError when the connection breaks."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[sock.send(view) :]
+        except BlockingIOError:
+            await trio.lowlevel.wait_writable(sock)
+        except OSError as exc:
+            raise PeerError(f"the connection broke: {exc.strerror}") from None
+
+
+async def receive_some(sock: socket.socket, size: int, flags: int = 0) -> bytes:
+    """At least one byte, or b"" at the end. Raises PeerError when the connection breaks."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            return sock.recv(size, flags)
+        except BlockingIOError:
+            continue
+        except OSError as exc:
+            raise PeerError(f"the connection broke: {exc.strerror}") from None
