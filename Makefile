@@ -1,0 +1,45 @@
+# `make demo` and `make test` set themselves up on a machine that has Python 3.11 or later with venv, git and make.
+# ARGS is passed on: make demo ARGS=--keep, make unit ARGS="-k frames -x".
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+ARGS ?=
+export PYTHON
+
+.DEFAULT_GOAL := help
+.PHONY: help venv unit test check demo clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '%-14s %s\n' "$$name" "$$text"; done
+
+venv: $(STAMP) ## set up .venv with the project and its tools (done once; again when pyproject.toml changes)
+
+$(STAMP): pyproject.toml
+	@if ! $(PY) -c 'import pip' 2>/dev/null; then \
+		python=$$(.ci/pythons --first) || exit 1; \
+		echo "setting up $(VENV) with $$("$$python" --version), once" >&2; \
+		"$$python" -m venv --clear $(VENV) || exit 1; \
+	fi
+	@$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+unit: $(STAMP) ## the tests without sockets, under 30 seconds
+	@$(PY) -m pytest tests/unit tests/properties $(ARGS)
+
+test: $(STAMP) ## all tests, real processes included, under 10 minutes
+	@$(PY) -m pytest tests $(ARGS)
+
+check: $(STAMP) ## ruff, mypy and the house rules
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m pytest tests/unit/test_house_rules.py
+
+demo: $(STAMP) ## a gateway and three hosts on this machine, with real traffic, under a minute
+	@$(VENV)/bin/meshbridge demo $(ARGS)
+
+clean: ## remove everything that make and the tests left here
+	@rm -rf $(VENV) .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

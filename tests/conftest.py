@@ -1,0 +1,71 @@
+"""I/O: what every test gets: example counts, a replayable seed, skips that name their reason, an estate."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import subprocess
+from collections.abc import Generator, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.support.estate import Estate
+
+settings.register_profile(
+    "meshbridge",
+    max_examples=int(os.environ.get("MESHBRIDGE_EXAMPLES", "50")),
+    deadline=None,  # a shared machine stalls for longer than any example takes
+    suppress_health_check=[HealthCheck.too_slow],
+    print_blob=True,
+)
+settings.load_profile("meshbridge")
+
+
+def why_no_root_tests() -> str | None:
+    """The reason for which tests marked `root` cannot run here, or None: tried, not guessed."""
+    if os.geteuid() != 0:
+        return "needs root"
+    if shutil.which("ip") is None:
+        return "needs the `ip` command (iproute2)"
+    name = f"meshbridge-{os.getpid()}"
+    added = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
+    if added.returncode != 0:
+        return f"network namespaces are not usable here: {added.stderr.strip()[:200]}"
+    subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("root") is not None]
+    reason = why_no_root_tests() if marked else None
+    if reason is not None:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A failed test shows what each of its processes said."""
+    report = yield
+    estate = getattr(item, "funcargs", {}).get("estate")
+    if report.when == "call" and report.failed and isinstance(estate, Estate):
+        report.sections.extend(estate.last_words())
+    return report
+
+
+@pytest.fixture
+def seed() -> int:
+    """The test's one source of chance; a failure prints it, MESHBRIDGE_SEED=<it> replays it."""
+    number = int(os.environ.get("MESHBRIDGE_SEED") or random.SystemRandom().randrange(2**32))
+    print(f"MESHBRIDGE_SEED={number}")
+    return number
+
+
+@pytest.fixture
+def estate(tmp_path: Path) -> Iterator[Estate]:
+    """An empty estate; whatever the test starts in it is ended with the test."""
+    with Estate(tmp_path) as made:
+        yield made
