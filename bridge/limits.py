@@ -22,6 +22,8 @@ HANDSHAKE_MAX_BYTES = 64 * KIB
 CERTIFICATE_MAX_BYTES = 16 * KIB
 CHAIN_MAX = 3
 SAN_MAX = 8
+EXTENSIONS_MAX = 16
+"""Extensions in a certificate; ours have 6."""
 CSR_MAX_BYTES = 16 * KIB
 CERTIFICATE_LIFETIME = 24 * 3600.0
 """A leaf's life; renewed at half of it, so a host survives 12 h without any issuer."""
@@ -159,6 +161,8 @@ FLOW_BYTES_PER_SECOND = 150 * KIB
 FLOW_BURST = 1 * MIB
 FLOW_WRITE_INTERVAL = 0.2
 """How long a finished flow may wait in memory for the others that are written with it."""
+FLOW_WRITE_TIMEOUT = 5.0
+"""Longer than any healthy write of one batch."""
 FLOW_PENDING_MAX = 1 * MIB
 """Bytes of flow records waiting for the disk; a disk that stalls costs records, never streams."""
 LOG_EVENTS_PER_SECOND = 10
