@@ -66,7 +66,7 @@ def parse_endpoint(text: str, *, zero_ok: bool = False) -> Endpoint:
 
 
 def parse_target(text: str) -> Endpoint:
-    """Where an instance listens: an endpoint that a packet can be sent to and that is no metadata service (C38, H23)."""
+    """Where an instance listens: an endpoint that a packet can be sent to, and no metadata service (C38, H23)."""
     endpoint = parse_endpoint(text)
     try:
         address = ipaddress.ip_address(endpoint.host)

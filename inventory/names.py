@@ -106,7 +106,7 @@ def parse_domain(text: str) -> str:
 
 
 def is_below(name: str, domain: str) -> bool:
-    """Whether canonical `name` lies strictly under canonical `domain`, label by label (C12: `xprod` is not under `prod`)."""
+    """Whether canonical `name` lies strictly under `domain`, label by label (C12: `xprod` is not under `prod`)."""
     return name.endswith("." + domain)
 
 
