@@ -1,0 +1,209 @@
+"""Pure: the bodies of the authority log's entries: everything an operator can say.
+
+Every body checks itself when it is made, so the same rules hold for what we sign and for what we read. Names must be in
+canonical form already (C02, C03, C09): nothing is repaired here, because what was signed is never changed.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal
+
+import msgspec
+
+from inventory.authority.keys import parse_public_key
+from inventory.endpoints import parse_endpoint, parse_target
+from inventory.errors import InputError
+from inventory.model import Gateway, Host, Instance
+from inventory.names import parse_domain, parse_gateway, parse_host, parse_service, parse_site, parse_spiffe_id, shown
+from inventory.policy_rules import Rule, parse_label_pair
+
+MESSAGE_MAX = 1000
+TEXT_MAX = 253
+LABELS_MAX = 64
+
+_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_INVITE_ID = re.compile(r"[0-9a-z][0-9a-z-]{3,63}", re.ASCII)
+
+
+def _same(name: str, parsed: str, what: str) -> None:
+    if name != parsed:
+        raise InputError(f"{what} {shown(name)} is not in canonical form", hint=f"write it as {parsed}")
+
+
+def parse_hash(text: str, what: str) -> str:
+    """A SHA-256 as 64 lower-case hex digits. Raises InputError."""
+    if not _HASH.fullmatch(text):
+        raise InputError(f"{shown(text)} is not a {what}: expected 64 lower-case hex digits")
+    return text
+
+
+def _check_text(text: str, what: str, most: int = TEXT_MAX) -> None:
+    if len(text) > most:
+        raise InputError(f"{what} has {len(text)} characters, at most {most} are allowed")
+    if not text.isprintable():
+        raise InputError(f"{what} {shown(text)} has characters that cannot be printed")
+
+
+def _check_labels(labels: dict[str, str]) -> None:
+    if len(labels) > LABELS_MAX:
+        raise InputError(f"{len(labels)} labels, at most {LABELS_MAX} are allowed")
+    for key, value in labels.items():
+        pair = f"{key}={value}"
+        _same(pair, "=".join(parse_label_pair(pair)), "label")
+
+
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
+    """What all kinds share: immutable, strict, told apart by `kind`."""
+
+
+class DomainBody(_Body, frozen=True, tag="domain"):
+    """Entry number 1, and only that: the trust domain, its root, and the operator who signs it."""
+
+    trust_domain: str
+    namespace: str
+    """The domain that service names end in: `bridge.internal`."""
+    root_certificate: str
+    """PEM."""
+    operator_name: str
+
+    def __post_init__(self) -> None:
+        _same(self.trust_domain, parse_domain(self.trust_domain), "trust domain")
+        _same(self.namespace, parse_domain(self.namespace), "namespace")
+        if not self.root_certificate.startswith("-----BEGIN CERTIFICATE-----\n"):
+            raise InputError("the root certificate is not PEM")
+        _check_text(self.operator_name, "operator name")
+
+
+class OperatorBody(_Body, frozen=True, tag="operator"):
+    key: str
+    """Ed25519 public key, hex."""
+    name: str
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        parse_public_key(self.key)
+        _check_text(self.name, "operator name")
+
+
+class GatewayBody(_Body, frozen=True, tag="gateway"):
+    gateway: Gateway
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        _same(self.gateway.name, parse_gateway(self.gateway.name), "gateway name")
+        parse_endpoint(self.gateway.address)
+
+
+class HostBody(_Body, frozen=True, tag="host"):
+    host: Host
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        _same(self.host.name, parse_host(self.host.name), "host name")
+        if self.host.site is not None:
+            _same(self.host.site, parse_site(self.host.site), "site")
+        for service in self.host.serves:
+            _same(service, parse_service(service), "service name")
+        _check_labels(self.host.labels)
+        _check_text(self.host.draining or "", "drain reason")
+
+
+class InviteBody(_Body, frozen=True, tag="invite"):
+    """The right to enrol one machine under one name, once. Only a hash of its secret exists here (C21)."""
+
+    id: str
+    role: Literal["host", "gateway"]
+    name: str
+    secret_hash: str
+    """SHA-256 of the secret, hex."""
+    expires_at: int
+    """Unix seconds."""
+
+    def __post_init__(self) -> None:
+        if not _INVITE_ID.fullmatch(self.id):
+            raise InputError(f"{shown(self.id)} is not an invite id: expected 4 to 64 of a-z, 0-9 and -")
+        parse = parse_host if self.role == "host" else parse_gateway
+        _same(self.name, parse(self.name), f"{self.role} name")
+        parse_hash(self.secret_hash, "secret hash")
+
+
+class PolicyBody(_Body, frozen=True, tag="policy"):
+    """The policy in force: its deny rules in full, its allow rules as a Merkle root that each is proved against."""
+
+    denies: tuple[Rule, ...]
+    allow_root: str
+    allow_count: int
+    source_hash: str
+    """SHA-256 of the TOML text, hex."""
+
+    def __post_init__(self) -> None:
+        parse_hash(self.allow_root, "Merkle root")
+        parse_hash(self.source_hash, "source hash")
+        if self.allow_count < 0:
+            raise InputError(f"a policy cannot have {self.allow_count} allow rules")
+        wrong = next((rule.name for rule in self.denies if rule.effect != "deny"), None)
+        if wrong is not None:
+            raise InputError(f"rule {shown(wrong)} stands among the deny rules but is none")
+
+
+class RevokeBody(_Body, frozen=True, tag="revoke"):
+    """An identity refused from now on, with every key it ever lost. `lifted`: it may enrol again, with a new key.
+
+    The listed keys stay revoked for ever, so each later entry for an identity lists at least those of the one before.
+    """
+
+    spiffe_id: str
+    keys: tuple[str, ...]
+    """SHA-256 of SPKI DER, hex."""
+    reason: str
+    lifted: bool = False
+
+    def __post_init__(self) -> None:
+        parse_spiffe_id(self.spiffe_id)
+        for key in self.keys:
+            parse_hash(key, "key hash")
+        _check_text(self.reason, "reason", MESSAGE_MAX)
+
+
+class InstanceBody(_Body, frozen=True, tag="service"):
+    instance: Instance
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        instance = self.instance
+        _same(instance.service, parse_service(instance.service), "service name")
+        _same(instance.host, parse_host(instance.host), "host name")
+        _same(instance.target, str(parse_target(instance.target)), "target")
+        if not 1 <= instance.port <= 65535:
+            raise InputError(f"{instance.port} is not a port", hint="give a number from 1 to 65535")
+        if not 0 <= instance.weight <= 65535:
+            raise InputError(f"{instance.weight} is not a weight", hint="give a number from 0 to 65535")
+        _check_labels(instance.labels)
+        _check_text(instance.check or "", "check", MESSAGE_MAX)
+        _check_text(instance.draining or "", "drain reason")
+
+
+Body = DomainBody | OperatorBody | GatewayBody | HostBody | InviteBody | PolicyBody | RevokeBody | InstanceBody
+
+
+def entry_key(body: Body) -> str:
+    """What the body is about. A later entry with the same key replaces an earlier one."""
+    match body:
+        case DomainBody():
+            return "domain"
+        case OperatorBody():
+            return f"operator/{body.key}"
+        case GatewayBody():
+            return f"gateway/{body.gateway.name}"
+        case HostBody():
+            return f"host/{body.host.name}"
+        case InviteBody():
+            return f"invite/{body.id}"
+        case PolicyBody():
+            return "policy"
+        case RevokeBody():
+            spiffe = parse_spiffe_id(body.spiffe_id)
+            return f"revoke/{spiffe.role}/{spiffe.name}"
+        case InstanceBody():
+            return f"service/{body.instance.id}"
