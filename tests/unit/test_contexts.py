@@ -1,0 +1,129 @@
+"""Every TLS context there is, property by property; and that no other file makes one (C28)."""
+
+from __future__ import annotations
+
+import ast
+import ssl
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bridge.identity import certificates, contexts
+from inventory.errors import InputError
+from tests.support.memory_tls import TrustDomain
+
+NOW = 1_800_000_000.0
+ROOT = Path(__file__).parents[2]
+
+Build = Callable[[Path, str], ssl.SSLContext]
+
+BUILDERS: dict[str, Build] = {
+    "mutual_server": contexts.mutual_server,
+    "mutual_client": contexts.mutual_client,
+    "enrolment_server": lambda identity, _: contexts.enrolment_server(identity),
+    "enrolment_client": lambda _, root: contexts.enrolment_client(root),
+    "bootstrap_client": lambda _, root: contexts.bootstrap_client(),
+}
+VERIFYING = ("mutual_server", "mutual_client", "enrolment_client")
+SERVERS = ("mutual_server", "enrolment_server")
+
+
+@pytest.fixture
+def domain(tmp_path: Path) -> TrustDomain:
+    return TrustDomain(tmp_path, NOW)
+
+
+def build(domain: TrustDomain, name: str) -> ssl.SSLContext:
+    return BUILDERS[name](domain.identity("host/vm1"), domain.root_pem)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_every_context_speaks_tls_1_3_only(domain: TrustDomain, name: str) -> None:
+    context = build(domain, name)
+    assert context.minimum_version is context.maximum_version is ssl.TLSVersion.TLSv1_3
+    assert context.options & ssl.OP_NO_COMPRESSION
+    assert not context.check_hostname
+    assert context.sni_callback is None
+    assert context.keylog_filename is None
+    assert not context.post_handshake_auth
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_c15_no_server_gives_tickets(domain: TrustDomain, name: str) -> None:
+    assert build(domain, name).num_tickets == 0
+
+
+@pytest.mark.parametrize("name", VERIFYING)
+def test_peers_are_verified_under_our_root_alone(domain: TrustDomain, name: str) -> None:
+    context = build(domain, name)
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.verify_flags & ssl.VERIFY_X509_STRICT
+    assert not context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
+    assert context.get_ca_certs(binary_form=True) == [certificates.to_der(domain.root)]
+
+
+@pytest.mark.parametrize("name", set(BUILDERS) - set(VERIFYING))
+def test_the_other_two_trust_nobody(domain: TrustDomain, name: str) -> None:
+    context = build(domain, name)
+    assert context.verify_mode is ssl.CERT_NONE
+    assert context.get_ca_certs() == []
+
+
+def test_every_public_context_is_in_this_list() -> None:
+    tree = ast.parse(Path(contexts.__file__).read_text())
+    found = {
+        node.name
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+        and not node.name.startswith("_")
+        and node.returns is not None
+        and ast.unparse(node.returns) == "ssl.SSLContext"
+    }
+    assert found == set(BUILDERS)
+
+
+def test_c28_no_other_file_builds_a_context() -> None:
+    sources = [p for folder in ("inventory", "bridge", "agents", "cli") for p in (ROOT / folder).rglob("*.py")]
+    others = [path for path in sources if path != Path(contexts.__file__)]
+    assert len(others) > 10
+    makers = (
+        "SSLContext(",
+        "create_default_context",
+        "_create_unverified_context",
+        "wrap_socket(",
+        "get_server_certificate",
+    )
+    for path in others:
+        text = path.read_text()
+        assert not [maker for maker in makers if maker in text], path
+
+
+def test_an_identity_that_cannot_be_used_says_where(domain: TrustDomain, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.pem"
+    with pytest.raises(InputError, match="No such file") as caught:
+        contexts.mutual_server(missing, domain.root_pem)
+    assert caught.value.where == str(missing)
+    other = certificates.private_key_pem(certificates.generate_key())
+    leaf = domain.identity("host/vm1").read_text().partition("-----END PRIVATE KEY-----\n")[2]
+    swapped = tmp_path / "swapped.pem"
+    swapped.write_text(other + leaf)
+    with pytest.raises(InputError, match="the identity cannot be used: KEY_VALUES_MISMATCH"):
+        contexts.mutual_client(swapped, domain.root_pem)
+
+
+@pytest.mark.parametrize("pem", ["", "nothing", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"])
+def test_a_root_that_cannot_be_used_is_refused(pem: str) -> None:
+    with pytest.raises(InputError, match="the root certificate cannot be used"):
+        contexts.enrolment_client(pem)
+
+
+def test_an_encrypted_key_is_refused_without_asking_for_its_password(domain: TrustDomain, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
+
+    key = certificates.generate_key()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+    path = tmp_path / "locked.pem"
+    path.write_bytes(pem + domain.root_pem.encode())
+    with pytest.raises(InputError, match="the identity cannot be used"):
+        contexts.mutual_server(path, domain.root_pem)
