@@ -54,7 +54,11 @@ def run(script: str, home: Path, timeout: float = TIMEOUT) -> int:
 
 
 def main(path: str) -> int:
-    blocks = marked_blocks(Path(path).read_text(encoding="utf-8"))
+    try:
+        blocks = marked_blocks(Path(path).read_text(encoding="utf-8"))
+    except OSError as exc:
+        print(f"{path}: {exc.strerror}", file=sys.stderr)
+        return 1
     if not blocks:
         print(f"{path}: no block is marked with <!-- ci: run -->", file=sys.stderr)
         return 1
