@@ -1,0 +1,132 @@
+"""Pure: the messages of the control stream, between a host's supervisor and a gateway's. docs/protocol.md lists them.
+
+Length-prefixed JSON, decoded strictly into these types; an unknown type or field ends the stream. What a gateway says
+here is placement and signed entries; nothing in it is believed about authority that the operator did not sign.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridge.flows import Flow
+from inventory.authority import SignedEntry
+from inventory.model import Health, Instance, Presence
+from inventory.policy_document import PolicyLeaf
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type"):
+    """Base of all control messages."""
+
+
+# --- host to gateway --------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, tag="hello"):
+    """First message of a host. `epoch` grows with every start of its agent: of two sessions the older is ended (F19)."""
+
+    version: str
+    epoch: int
+    number: int
+    """Highest authority entry it has seen; a gateway that knows fewer is behind and says so."""
+    advertise: str | None = None
+
+
+class Report(Message, tag="report"):
+    """The whole of what the host says about itself; sent when it changed."""
+
+    instances: tuple[Instance, ...] = ()
+    """Instances from its own services.toml."""
+    health: dict[str, Health] = {}
+    """By instance id, for every instance that it hosts."""
+    streams: int = 0
+    """Live streams, so that a drain can be followed."""
+
+
+class Flows(Message, tag="flows"):
+    records: tuple[Flow, ...]
+
+
+class Renew(Message, tag="renew"):
+    id: int
+    csr: bytes
+    """DER."""
+
+
+class PathWanted(Message, tag="path-wanted"):
+    """Let me reach the host `peer` through you."""
+
+    id: int
+    peer: str
+
+
+class Streams(Message, tag="streams"):
+    """Answer to StreamsWanted and Cut."""
+
+    id: int
+    streams: tuple[Flow, ...]
+    cut: int = 0
+
+
+# --- gateway to host --------------------------------------------------------------------------------------------------
+
+
+class Welcome(Message, tag="welcome"):
+    gateway: str
+    now: float
+    """The gateway's clock, unix seconds: for words about clocks that disagree, never for a decision."""
+
+
+class Update(Message, tag="update"):
+    """What the host may see changed. With `full` it is the whole, and what is not in it is gone (but for what can never
+    be dropped: revocations, policy, operators)."""
+
+    revision: int
+    full: bool = False
+    entries: tuple[SignedEntry, ...] = ()
+    dropped: tuple[str, ...] = ()
+    """Entry keys no longer visible."""
+    leaves: tuple[PolicyLeaf, ...] | None = None
+    """The allow rules that can concern this host, all of them, when they changed."""
+    presence: dict[str, Presence | None] = {}
+    reported: dict[str, tuple[Instance, ...]] = {}
+    health: dict[str, Health | None] = {}
+    """By instance id; None: no longer known."""
+
+
+class Renewed(Message, tag="renewed"):
+    id: int
+    chain: str
+    """PEM, leaf first; empty with `error`."""
+    error: str = ""
+
+
+class PathOffered(Message, tag="path-offered"):
+    id: int
+    ticket: str
+
+
+class PathRefused(Message, tag="path-refused"):
+    id: int
+    reason: str
+
+
+class DialBack(Message, tag="dial-back"):
+    """Connect to me with this ticket: `peer` is waiting at the other end."""
+
+    ticket: str
+    peer: str
+
+
+class StreamsWanted(Message, tag="streams-wanted"):
+    id: int
+
+
+class Cut(Message, tag="cut"):
+    """End every live stream: the drain deadline has passed."""
+
+    id: int
+    reason: str
+
+
+FromHost = Hello | Report | Flows | Renew | PathWanted | Streams
+FromGateway = Welcome | Update | Renewed | PathOffered | PathRefused | DialBack | StreamsWanted | Cut

@@ -1,0 +1,193 @@
+"""I/O: what comes in from peers: connections before they have proved anything, and the streams they open afterwards.
+
+The destination decides: every OPEN is judged here by the signed policy, whatever the source decided before.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from typing import Protocol
+
+import trio
+
+from agents import clock
+from agents.workers.live import LiveFlow
+from agents.workers.pool import TunnelPool, tune
+from bridge import limits
+from bridge.errors import PeerError
+from bridge.policy.decide import Refusal, Subject
+from bridge.relay.local import LocalOwner, LocalSocket
+from bridge.relay.loop import Loop
+from bridge.relay.tunnel import Tunnel
+from bridge.tunnels.frames import Code, Open
+from bridge.tunnels.handshake import receive_some
+from bridge.tunnels.session import Stream
+from inventory.endpoints import parse_endpoint
+from inventory.model import Instance
+from inventory.names import shown
+
+CONTROL = "@control"
+_TLS = b"\x16"
+_PREFACE = b"M"
+
+
+class InboundOwner(LocalOwner, Protocol):
+    """The worker, as far as what comes in needs it."""
+
+    name: str
+    role: str
+    draining: str | None
+
+    def judge(self, flow: LiveFlow) -> Refusal | None:
+        """Decide and put the permit into the flow, or the refusal."""
+
+    def own_instance(self, service: str, target: str) -> Instance | None: ...
+    def live(self, local: LocalSocket) -> None: ...
+    def not_live(self, flow: LiveFlow, result: str, reason: str, rule: str | None) -> None:
+        """A stream that was refused before it had a socket."""
+
+    async def guest(self, sock: socket.socket, remote: str) -> None:
+        """A connection with a preface, unread, for the supervisor."""
+
+    async def control(self, sock: socket.socket, tunnel: Tunnel, remote: str) -> None:
+        """The supervisor's end of a control stream."""
+
+    def notice(self, event: str, text: str) -> None: ...
+
+
+class Inbound:
+    """Owner of the connections that have not proved anything yet; each costs one bounded slot (C23)."""
+
+    def __init__(self, loop: Loop, nursery: trio.Nursery, pool: TunnelPool, owner: InboundOwner) -> None:
+        self._loop = loop
+        self._nursery = nursery
+        self._pool = pool
+        self._owner = owner
+        self._waiting: OrderedDict[int, trio.CancelScope] = OrderedDict()
+        self._control_remotes: dict[Tunnel, str] = {}
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    # --- before authentication ------------------------------------------------------------------------------------
+
+    def connection(self, sock: socket.socket, address: object) -> None:
+        """A connection to the tunnel port. When every slot is taken, the one that has waited longest loses its own."""
+        if len(self._waiting) >= limits.PREAUTH_MAX:
+            _, oldest = self._waiting.popitem(last=False)
+            oldest.cancel()
+        remote = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
+        self._nursery.start_soon(self._admit, sock, remote)
+
+    async def _admit(self, sock: socket.socket, remote: str) -> None:
+        number = sock.fileno()
+        handed_on = False
+        with trio.move_on_after(limits.PREAUTH_TIMEOUT) as scope:
+            self._waiting[number] = scope
+            try:
+                handed_on = await self._tell_apart(sock, remote)
+            except PeerError as exc:
+                self._owner.notice("handshake-failed", f"{remote}: {exc.what}")
+            except Exception as exc:  # the one guard of this connection: no peer ends the process
+                self._owner.notice("internal-error", f"{remote}: {type(exc).__name__} before authentication")
+            finally:
+                if self._waiting.get(number) is scope:
+                    del self._waiting[number]
+                if not handed_on:
+                    sock.close()
+        if scope.cancelled_caught:
+            self._owner.notice("handshake-timeout", f"{remote}: no proof of identity in time")
+
+    async def _tell_apart(self, sock: socket.socket, remote: str) -> bool:
+        """By the first byte, which stays unread. True once the socket belongs to somebody else."""
+        tune(sock)
+        first = await receive_some(sock, 1, socket.MSG_PEEK)
+        if first == _TLS:
+            tunnel = await self._pool.establish(sock, server=True)
+            self._control_remotes[tunnel] = remote
+            return True
+        if first == _PREFACE and self._owner.role == "gateway":
+            await self._owner.guest(sock, remote)
+            return True
+        if first:
+            begin = sock.recv(16).decode("latin-1")
+            raise PeerError(f"not a TLS 1.3 client: it sent {shown(begin)}")
+        return False
+
+    def tunnel_gone(self, tunnel: Tunnel) -> None:
+        self._control_remotes.pop(tunnel, None)
+
+    # --- streams --------------------------------------------------------------------------------------------------
+
+    def open(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None:
+        """A peer wants a stream. Never waits; whatever goes wrong ends this stream only."""
+        try:
+            if wish.service == CONTROL:
+                self._open_control(tunnel, stream)
+            else:
+                self._open_service(tunnel, stream, wish)
+        except OSError as exc:
+            self._refuse(tunnel, stream, Code.LIMIT, f"out of descriptors: {exc.strerror}")
+
+    def _refuse(self, tunnel: Tunnel, stream: Stream, code: Code, reason: str, rule: str | None = None) -> None:
+        tunnel.session.refuse(stream, code, reason, rule)
+        self._loop.touch(tunnel)
+
+    def _open_control(self, tunnel: Tunnel, stream: Stream) -> None:
+        if self._owner.role != "gateway" or tunnel.peer.spiffe.role != "host":
+            role = tunnel.peer.spiffe.role
+            self._refuse(tunnel, stream, Code.DENIED, f"role {role} may not open {CONTROL} at a {self._owner.role}")
+            return
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        flow = self._flow(tunnel, Open(service=CONTROL))
+        flow.side = "control"
+        local = LocalSocket(self._loop, ours, self._owner, flow)
+        local.join(tunnel, stream)
+        self._owner.live(local)
+        remote = self._control_remotes.get(tunnel, "")
+        self._nursery.start_soon(self._owner.control, theirs, tunnel, remote)
+
+    def _flow(self, tunnel: Tunnel, wish: Open) -> LiveFlow:
+        flow = LiveFlow(
+            side="destination",
+            subject=Subject("host", tunnel.peer.spiffe.name),
+            service=wish.service,
+            site=None,
+            host=self._owner.name,
+            started=clock.now(),
+            began=self._loop.now,
+            flow_id=wish.trace[:64] or None,
+            user=wish.user[:64] if wish.user else None,
+        )
+        flow.peer = tunnel.peer.spiffe.name
+        flow.via = tunnel.via
+        return flow
+
+    def _open_service(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None:
+        flow = self._flow(tunnel, wish)
+        refusal = self._owner.judge(flow)
+        instance = self._owner.own_instance(wish.service, wish.target)
+        if refusal is not None:
+            code, reason, rule = Code.DENIED, refusal.reason, refusal.rule
+        elif instance is None:
+            code, reason, rule = Code.UNKNOWN_SERVICE, f"{self._owner.name} serves no such instance", None
+        elif (why := self._owner.draining or instance.draining) is not None:
+            code, reason, rule = Code.DRAINING, f"draining: {why}", None
+        else:
+            flow.instance = instance.id
+            self._connect(tunnel, stream, flow, instance)
+            return
+        self._refuse(tunnel, stream, code, reason, rule)
+        self._owner.not_live(flow, "refused" if code is Code.DENIED else "failed", reason, rule)
+
+    def _connect(self, tunnel: Tunnel, stream: Stream, flow: LiveFlow, instance: Instance) -> None:
+        endpoint = parse_endpoint(instance.target)
+        sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_STREAM)
+        sock.setblocking(False)
+        tune(sock)
+        local = LocalSocket(self._loop, sock, self._owner, flow)
+        self._owner.live(local)
+        local.connect(tunnel, stream, (endpoint.host, endpoint.port))

@@ -1,0 +1,258 @@
+"""Pure: what a supervisor and its data worker say to each other over their socketpair.
+
+The supervisor knows; the worker moves bytes. Descriptors travel beside the message that names them (see `channel`).
+Both ends are the same program at the same version, so nothing here is negotiated.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from bridge.flows import Flow
+from bridge.metrics import CounterDeltas
+from inventory.authority import AuthorityState
+from inventory.model import Health, Instance, Presence
+from inventory.policy_rules import Rule
+
+
+class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    fds = 0
+    """How many descriptors travel with it."""
+
+
+# --- supervisor to worker -----------------------------------------------------------------------------------------
+
+
+class Begin(Message, tag="begin"):
+    """First message: who we are."""
+
+    home: str
+    trust_domain: str
+    role: str
+    name: str
+    site: str | None
+    root_certificate: str
+
+
+class Authority(Message, tag="authority"):
+    """What is allowed, verified by the supervisor: replaced as a whole."""
+
+    state: AuthorityState
+    allows: tuple[Rule, ...]
+
+
+class Placement(Message, tag="placement"):
+    """What is where, and how it is: replaced as a whole."""
+
+    revision: int
+    presence: dict[str, Presence]
+    reported: dict[str, tuple[Instance, ...]]
+    health: dict[str, Health]
+
+
+class IdentityChanged(Message, tag="identity-changed"):
+    """identity.pem was renewed; new handshakes use it."""
+
+
+class Listen(Message, tag="listen"):
+    """Serve the service on the listening socket that comes along."""
+
+    fds = 1
+    service: str
+    site: str | None
+    address: str
+    port: int
+
+
+class Unlisten(Message, tag="unlisten"):
+    address: str
+    port: int
+
+
+class ListenTunnels(Message, tag="listen-tunnels"):
+    """Accept tunnels (and at a gateway their guests) on the listening socket that comes along."""
+
+    fds = 1
+
+
+class OpenControl(Message, tag="open-control"):
+    """Carry this socket as the stream `@control` to a gateway."""
+
+    fds = 1
+    gateway: str
+    address: str
+
+
+class Adopt(Message, tag="adopt"):
+    """Treat this connected socket like one accepted for the service (`meshbridge dial`)."""
+
+    fds = 1
+    id: int
+    service: str
+    site: str | None
+    user: str | None
+
+
+class PathFound(Message, tag="path-found"):
+    peer: str
+    gateway: str
+    address: str
+    ticket: str
+
+
+class PathFailed(Message, tag="path-failed"):
+    peer: str
+    reason: str
+
+
+class DialBack(Message, tag="dial-back"):
+    peer: str
+    gateway: str
+    address: str
+    ticket: str
+
+
+class Join(Message, tag="join"):
+    """Splice these two sockets: the path between hosts `a` and `b`."""
+
+    fds = 2
+    id: int
+    a: str
+    b: str
+
+
+class Unjoin(Message, tag="unjoin"):
+    id: int
+    reason: str
+
+
+class Drain(Message, tag="drain"):
+    """No new streams from here on."""
+
+    reason: str
+
+
+class CutAll(Message, tag="cut-all"):
+    id: int
+    reason: str
+
+
+class ListStreams(Message, tag="list-streams"):
+    id: int
+
+
+# --- worker to supervisor -----------------------------------------------------------------------------------------
+
+
+class Started(Message, tag="started"):
+    pid: int
+
+
+class PathNeeded(Message, tag="path-needed"):
+    peer: str
+
+
+class Guest(Message, tag="guest"):
+    """A connection that starts with a preface; not a byte of it has been read."""
+
+    fds = 1
+    remote: str
+
+
+class ControlStream(Message, tag="control-stream"):
+    """A host opened `@control`; this socket is our end of it."""
+
+    fds = 1
+    spiffe_id: str
+    key: str
+    remote: str
+    not_after: float
+
+
+class ControlEnded(Message, tag="control-ended"):
+    """The control stream to a gateway could not be opened; its socket has been closed as well."""
+
+    gateway: str
+    reason: str
+
+
+class Adopted(Message, tag="adopted"):
+    """What became of an Adopt: open, or refused with the reason."""
+
+    id: int
+    error: str = ""
+    hint: str = ""
+    denied: bool = False
+
+
+class Unjoined(Message, tag="unjoined"):
+    id: int
+    moved: int
+    reason: str
+
+
+class TunnelState(msgspec.Struct, frozen=True, kw_only=True):
+    """One live tunnel, for `status`."""
+
+    peer: str
+    role: str
+    via: str | None
+    streams: int
+    age: float
+    remote_certificate_ends: float
+
+
+class WorkerReport(Message, tag="report"):
+    """About once a second while something changed."""
+
+    tunnels: tuple[TunnelState, ...]
+    streams: int
+    counters: CounterDeltas
+    flows: tuple[Flow, ...]
+    ejected: tuple[str, ...] = ()
+
+
+class StreamList(Message, tag="stream-list"):
+    id: int
+    streams: tuple[Flow, ...]
+    cut: int = 0
+
+
+class Notice(Message, tag="notice"):
+    """Something an operator may want to read, already in words."""
+
+    event: str
+    text: str
+
+
+ToWorker = (
+    Begin
+    | Authority
+    | Placement
+    | IdentityChanged
+    | Listen
+    | Unlisten
+    | ListenTunnels
+    | OpenControl
+    | Adopt
+    | PathFound
+    | PathFailed
+    | DialBack
+    | Join
+    | Unjoin
+    | Drain
+    | CutAll
+    | ListStreams
+)
+FromWorker = (
+    Started
+    | PathNeeded
+    | Guest
+    | ControlStream
+    | ControlEnded
+    | Adopted
+    | Unjoined
+    | WorkerReport
+    | StreamList
+    | Notice
+)

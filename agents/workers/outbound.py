@@ -1,0 +1,295 @@
+"""I/O: what local programs want: a connection to a service's loopback address becomes a stream to one of its instances.
+
+Fast path: the permit is cached, a tunnel is warm: accept, open, relay, all in one turn of the loop. Slow path: whatever
+waits or looks something up, in a task of its own under one deadline. A try that failed before a byte can have reached
+the service is made on another instance, within the retry budget.
+"""
+
+from __future__ import annotations
+
+import pwd
+import random
+import socket
+from functools import partial
+from typing import Protocol
+
+import trio
+
+from agents import clock
+from agents.workers.live import LiveFlow
+from agents.workers.pool import TunnelPool, connect, tune
+from bridge import limits
+from bridge.errors import PeerError
+from bridge.policy.decide import Refusal, Subject
+from bridge.ports import local_user_of
+from bridge.relay.local import LocalOwner, LocalSocket
+from bridge.relay.loop import Loop
+from bridge.relay.splice import Splice
+from bridge.relay.tunnel import Tunnel
+from bridge.routing.budget import RetryBudget
+from bridge.routing.choose import Candidate, choose
+from bridge.routing.ejection import Ejections
+from bridge.tunnels.frames import Code, Open, Reason, encode_open
+from inventory.errors import AnswerIsNo, MeshError, Unavailable
+from inventory.model import Instance
+from inventory.names import ServiceName, SpiffeId
+from inventory.snapshot import Snapshot
+
+_TRY_ANOTHER = frozenset({Code.CONNECT_FAILED, Code.UNKNOWN_SERVICE, Code.DRAINING, Code.LIMIT, Code.TIMEOUT})
+"""Refusals that speak of one instance, not of the caller. After ABORTED and SHUTDOWN the tunnel itself is gone."""
+_TUNNEL_GONE = frozenset({Code.ABORTED, Code.SHUTDOWN, Code.NO_ERROR, Code.INTERNAL})
+
+
+class OutboundOwner(LocalOwner, Protocol):
+    """The worker, as far as what goes out needs it."""
+
+    name: str
+    site: str | None
+    trust_domain: str
+    snapshot: Snapshot
+    draining: str | None
+
+    def judge(self, flow: LiveFlow) -> Refusal | None: ...
+    def needs_user(self, flow: LiveFlow) -> bool: ...
+    def live(self, local: LocalSocket) -> None: ...
+    def not_live(self, flow: LiveFlow, result: str, reason: str, rule: str | None) -> None: ...
+    def splice_live(self, splice: Splice, flow: LiveFlow) -> None: ...
+    def splice_ended(self, splice: Splice, reason: str) -> None: ...
+    def load_of(self, instance_id: str) -> int: ...
+
+
+class Outbound:
+    """Choice of instances and the way there, for one worker."""
+
+    def __init__(self, loop: Loop, nursery: trio.Nursery, pool: TunnelPool, owner: OutboundOwner) -> None:
+        self._loop = loop
+        self._nursery = nursery
+        self._pool = pool
+        self._owner = owner
+        self._rng = random.Random()
+        self.ejections = Ejections()
+        self._budget = RetryBudget()
+
+    def connection(self, service: ServiceName, sock: socket.socket, address: object) -> None:
+        """A local program connected to the service's address. Called by a listener, inside the loop."""
+        flow = self._flow(service, None)
+        if self._owner.needs_user(flow):
+            self._nursery.start_soon(self._attested, sock, flow)
+        else:
+            self._begin(sock, flow)
+
+    async def adopt(self, service: ServiceName, sock: socket.socket, user: str | None) -> None:
+        """Join a socket that the supervisor was given (`meshbridge dial`), and return once the far end accepted.
+
+        Raises:
+            AnswerIsNo: policy refuses it. Unavailable: no instance could be reached.
+        """
+        flow = self._flow(service, user)
+        refusal = self._owner.judge(flow)
+        if refusal is not None:
+            self._owner.not_live(flow, "refused", refusal.reason, refusal.rule)
+            sock.close()
+            raise AnswerIsNo(refusal.reason, hint=f"meshbridge policy explain host:{self._owner.name} {service.service}")
+        settled = flow.settled = trio.Event()
+        self._nursery.start_soon(self._place, LocalSocket(self._loop, sock, self._owner, flow))
+        await settled.wait()
+        if flow.failure is not None:
+            raise flow.failure
+
+    def flow_for_control(self) -> LiveFlow:
+        flow = self._flow(ServiceName("@control"), None)
+        flow.side = "control"
+        return flow
+
+    def _flow(self, service: ServiceName, user: str | None) -> LiveFlow:
+        return LiveFlow(
+            side="source",
+            subject=Subject("host", self._owner.name),
+            service=service.service,
+            site=service.site,
+            host=self._owner.name,
+            started=clock.now(),
+            began=self._loop.now,
+            user=user,
+        )
+
+    async def _attested(self, sock: socket.socket, flow: LiveFlow) -> None:
+        """A rule names local users: find out whose connection this is (the uid that owns its other end)."""
+        try:
+            peer, ours = sock.getpeername(), sock.getsockname()
+            uid = await trio.to_thread.run_sync(local_user_of, peer[0], peer[1], ours[0], ours[1])
+            flow.user = user_name(uid) if uid is not None else None
+        except OSError:
+            sock.close()
+            return
+        self._begin(sock, flow)
+        self._loop.settle()
+
+    def _begin(self, sock: socket.socket, flow: LiveFlow) -> None:
+        refusal = self._owner.judge(flow)
+        if refusal is not None:
+            sock.close()
+            self._owner.not_live(flow, "refused", refusal.reason, refusal.rule)
+            return
+        tune(sock)
+        local = LocalSocket(self._loop, sock, self._owner, flow)
+        self._budget.count_first(self._loop.now)
+        instance = self._choose(flow)
+        tunnel = self._warm(instance)
+        if instance is not None and tunnel is not None:
+            self._owner.live(local)
+            self._open(local, flow, instance, tunnel)
+        else:
+            self._nursery.start_soon(self._place, local)
+
+    # --- choosing -------------------------------------------------------------------------------------------------
+
+    def _choose(self, flow: LiveFlow) -> Instance | None:
+        owner = self._owner
+        snapshot = owner.snapshot
+        service = snapshot.service(flow.service)
+        if service is None:
+            return None
+        instances = service.instances
+        if flow.site is not None:
+            instances = tuple(i for i in instances if _site_of(snapshot, i) == flow.site)
+        if len(instances) == 1:
+            only = instances[0]
+            return only if only.id not in flow.tried and _serves(snapshot, only) else None
+        ejected = self.ejections.ejected([i.id for i in instances], self._loop.now)
+        candidates = [
+            Candidate(
+                instance=i,
+                site=_site_of(snapshot, i),
+                healthy=_healthy(snapshot, i),
+                ejected=i.id in ejected,
+                load=owner.load_of(i.id) / max(i.weight, 1),
+                usable=_serves(snapshot, i) and (i.host == owner.name or self._reachable(i.host)),
+            )
+            for i in instances
+        ]
+        return choose(candidates, site=owner.site, rng=self._rng, exclude=flow.tried)
+
+    def _reachable(self, host: str) -> bool:
+        presence = self._owner.snapshot.presence.get(host)
+        return presence is None or presence.online or presence.advertise is not None
+
+    def _warm(self, instance: Instance | None) -> Tunnel | None:
+        if instance is None or instance.host == self._owner.name:
+            return None
+        return self._pool.usable(SpiffeId(self._owner.trust_domain, "host", instance.host))
+
+    def _open(self, local: LocalSocket, flow: LiveFlow, instance: Instance, tunnel: Tunnel) -> None:
+        flow.instance = instance.id
+        flow.peer = instance.host
+        flow.via = tunnel.via
+        local.open(tunnel, encode_open(Open(service=flow.service, target=instance.target, user=flow.user, trace=flow.id)))
+
+    # --- the slow path --------------------------------------------------------------------------------------------
+
+    async def _place(self, local: LocalSocket) -> None:
+        flow: LiveFlow = local.context  # type: ignore[assignment]
+        self._owner.live(local)
+        failure: MeshError = Unavailable(
+            f"no instance of {flow.service} answered within {limits.OPEN_WAIT_TIMEOUT:.0f} s"
+        )
+        with trio.move_on_after(limits.OPEN_WAIT_TIMEOUT):
+            try:
+                await self._try_instances(local, flow)
+                return
+            except Unavailable as exc:
+                failure = exc
+            except Exception as exc:  # a bug ends this stream only
+                failure = Unavailable(f"internal error: {type(exc).__name__}")
+        flow.failure = failure
+        local.abort(Code.CONNECT_FAILED, "failed", failure.what)
+        self._loop.settle()
+
+    async def _try_instances(self, local: LocalSocket, flow: LiveFlow) -> None:
+        reason = ""
+        while not local.ended:
+            instance = self._choose(flow)
+            if instance is None:
+                raise Unavailable(self._why_none(flow, reason))
+            if flow.tried and not self._budget.allow_again(self._loop.now):
+                raise Unavailable(f"{reason} (and the retry budget is used up)")
+            try:
+                if instance.host == self._owner.name:
+                    await self._here(local, flow, instance)
+                else:
+                    tunnel = self._warm(instance) or await self._pool.host(instance.host)
+                    if not local.ended and tunnel.is_usable:
+                        self._open(local, flow, instance, tunnel)
+                        self._loop.settle()
+                return
+            except (Unavailable, PeerError) as exc:
+                reason = exc.what
+                flow.tried.add(instance.id)
+                self.ejections.report_failure(instance.id, self._loop.now)
+
+    def _why_none(self, flow: LiveFlow, reason: str) -> str:
+        if reason:
+            return reason
+        service = self._owner.snapshot.service(flow.service)
+        if service is None or not service.instances:
+            return f"{flow.service} has no instance"
+        return f"none of the {len(service.instances)} instances of {flow.service} can take a stream"
+
+    async def _here(self, local: LocalSocket, flow: LiveFlow, instance: Instance) -> None:
+        """The chosen instance is on this very host: no tunnel, the two sockets are joined."""
+        target = await connect(instance.target)
+        flow.instance = instance.id
+        flow.peer = self._owner.name
+        sock = local.release()
+        if sock is None:
+            target.close()
+            return
+        flow.accepted = self._loop.now
+        if flow.settled is not None:
+            flow.settled.set()
+        splice = Splice(self._loop, sock, target, self._owner.splice_ended)
+        self._owner.splice_live(splice, flow)
+
+    # --- answers --------------------------------------------------------------------------------------------------
+
+    def accepted(self, flow: LiveFlow) -> None:
+        self.ejections.report_success(flow.instance, self._loop.now)
+
+    def refused(self, local: LocalSocket, flow: LiveFlow, reason: Reason) -> None:
+        """The chosen instance did not take it: try another one, or tell the program."""
+        another = reason.code in _TRY_ANOTHER
+        gone = reason.code in _TUNNEL_GONE
+        if another:
+            self.ejections.report_failure(flow.instance, self._loop.now)
+        if (another or gone) and len(flow.tried) + 1 < limits.CONNECT_TRIES:
+            if another:
+                flow.tried.add(flow.instance)
+            self._nursery.start_soon(partial(self._place, local))
+            return
+        denied = reason.code == Code.DENIED
+        text = f"{flow.peer} refused it: {reason.reason}" if reason.reason else f"{flow.peer} refused it"
+        flow.failure = AnswerIsNo(text) if denied else Unavailable(text)
+        local.abort(Code.NO_ERROR, "refused" if denied else "failed", text)
+
+
+def user_name(uid: int) -> str:
+    """The login name of a local user, or its number where it has none."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _site_of(snapshot: Snapshot, instance: Instance) -> str | None:
+    host = snapshot.host(instance.host)
+    return host.site if host is not None else None
+
+
+def _healthy(snapshot: Snapshot, instance: Instance) -> bool:
+    health = snapshot.health.get(instance.id)
+    return health is None or health.state != "failing"
+
+
+def _serves(snapshot: Snapshot, instance: Instance) -> bool:
+    host = snapshot.host(instance.host)
+    return instance.draining is None and (host is None or host.draining is None)

@@ -1,0 +1,331 @@
+"""I/O: the tunnels of one worker: dialling (directly, else through a gateway), taking in, retiring, heartbeats.
+
+One dial per peer at a time, whoever waits for it. A tunnel is offered for new streams only while both ends' certificates
+are good and neither has said goodbye; live streams on an older one go on until they end.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path as FilePath
+from typing import Protocol
+
+import trio
+
+from agents import clock
+from bridge import limits
+from bridge.errors import PeerError, PeerRefused
+from bridge.identity.contexts import mutual_client, mutual_server, peer_chain
+from bridge.identity.verify import PeerIdentity, verify_peer
+from bridge.relay.loop import Loop
+from bridge.relay.tunnel import Tunnel
+from bridge.tunnels.frames import Code, Open, Reason
+from bridge.tunnels.handshake import handshake, send_all
+from bridge.tunnels.session import Stream
+from inventory.endpoints import parse_endpoint
+from inventory.errors import InputError, Unavailable
+from inventory.names import SpiffeId
+
+_CODES = {"revoked": Code.REVOKED}
+
+
+class PoolOwner(Protocol):
+    """The worker, as far as tunnels need it."""
+
+    def tunnel_open(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None: ...
+    def tunnel_gone(self, tunnel: Tunnel, reason: str) -> None: ...
+    def is_revoked(self, spiffe_id: str, key: str) -> str | None: ...
+    def advertised(self, host: str) -> str | None: ...
+    async def find_path(self, host: str) -> Path: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Path:
+    """A way to a host through a gateway: connect there and present the ticket."""
+
+    gateway: str
+    address: str
+    ticket: str
+
+
+@dataclass(slots=True)
+class _Dial:
+    done: trio.Event
+    tunnel: Tunnel | None = None
+    error: str = ""
+
+
+class TunnelPool:
+    """Owner of every tunnel in the process. `nursery` runs the dials, so that no caller's cancellation ends another's."""
+
+    def __init__(
+        self, loop: Loop, nursery: trio.Nursery, owner: PoolOwner, *, identity: FilePath, root: str, me: SpiffeId
+    ) -> None:
+        self._loop = loop
+        self._nursery = nursery
+        self._owner = owner
+        self._identity = identity
+        self._root = root
+        self._me = me
+        self._tunnels: dict[SpiffeId, list[Tunnel]] = {}
+        self._coming: dict[Tunnel, trio.Event] = {}
+        self._retired: set[Tunnel] = set()
+        self._dials: dict[SpiffeId, _Dial] = {}
+        self.handshakes_failed = 0
+        self.reload_identity()
+
+    def reload_identity(self) -> None:
+        """Use identity.pem as it is now for new handshakes; tunnels made with the one before take no new streams."""
+        self._server: ssl.SSLContext = mutual_server(self._identity, self._root)
+        self._client: ssl.SSLContext = mutual_client(self._identity, self._root)
+        for tunnel in self.all():
+            self.retire(tunnel, "the certificate was renewed")
+        self._loop.settle()
+
+    # --- asking ---------------------------------------------------------------------------------------------------
+
+    def all(self) -> list[Tunnel]:
+        return [tunnel for tunnels in self._tunnels.values() for tunnel in tunnels]
+
+    def usable(self, peer: SpiffeId) -> Tunnel | None:
+        """A tunnel to `peer` on which a stream can be opened now."""
+        for tunnel in self._tunnels.get(peer, ()):
+            if tunnel.is_usable and tunnel not in self._retired:
+                return tunnel
+        return None
+
+    async def host(self, name: str) -> Tunnel:
+        """A usable tunnel to a host, dialled if need be.
+
+        Raises:
+            Unavailable: it cannot be reached, with the reasons of every way tried.
+        """
+        return await self._get(SpiffeId(self._me.trust_domain, "host", name), partial(self._dial_host, name))
+
+    async def gateway(self, name: str, address: str) -> Tunnel:
+        """A usable tunnel to a gateway. Raises Unavailable."""
+        peer = SpiffeId(self._me.trust_domain, "gateway", name)
+        return await self._get(peer, partial(self._dial, address, peer, None))
+
+    async def _get(self, peer: SpiffeId, dial: Callable[[], Awaitable[Tunnel]]) -> Tunnel:
+        tunnel = self.usable(peer)
+        if tunnel is not None:
+            return tunnel
+        under_way = self._dials.get(peer)
+        if under_way is None:
+            under_way = self._dials[peer] = _Dial(trio.Event())
+            self._nursery.start_soon(self._run_dial, peer, under_way, dial)
+        await under_way.done.wait()
+        if under_way.tunnel is None:
+            raise Unavailable(f"{peer.role} {peer.name} cannot be reached: {under_way.error}")
+        return under_way.tunnel
+
+    async def _run_dial(self, peer: SpiffeId, outcome: _Dial, dial: Callable[[], Awaitable[Tunnel]]) -> None:
+        try:
+            outcome.tunnel = await dial()
+        except (PeerError, Unavailable, InputError) as exc:
+            outcome.error = exc.what
+        except Exception as exc:  # a bug here must not leave the waiters waiting or end the worker
+            outcome.error = f"internal error: {type(exc).__name__}"
+        finally:
+            del self._dials[peer]
+            outcome.done.set()
+
+    # --- dialling -------------------------------------------------------------------------------------------------
+
+    async def _dial_host(self, name: str) -> Tunnel:
+        peer = SpiffeId(self._me.trust_domain, "host", name)
+        reasons = []
+        address = self._owner.advertised(name)
+        if address is not None:
+            try:
+                return await self._dial(address, peer, None)
+            except PeerRefused:
+                raise  # it is there and one of us must not talk to the other: no other way will change that
+            except PeerError as exc:
+                reasons.append(f"directly at {address}: {exc.what}")
+        try:
+            path = await self._owner.find_path(name)
+            return await self._dial(path.address, peer, path)
+        except (PeerError, Unavailable) as exc:
+            reasons.append(f"through a gateway: {exc.what}")
+        raise Unavailable("; ".join(reasons))
+
+    async def _dial(self, address: str, peer: SpiffeId, path: Path | None) -> Tunnel:
+        sock = await connect(address)
+        return await self._establish_within(sock, server=False, expected=peer, path=path)
+
+    async def dial_back(self, host: str, path: Path) -> None:
+        """Meet `host`, which waits at a gateway: we connect, it is the TLS client. Raises PeerError."""
+        sock = await connect(path.address)
+        expected = SpiffeId(self._me.trust_domain, "host", host)
+        await self._establish_within(sock, server=True, expected=expected, path=path)
+
+    async def _establish_within(
+        self, sock: socket.socket, *, server: bool, expected: SpiffeId, path: Path | None
+    ) -> Tunnel:
+        with trio.move_on_after(limits.PREAUTH_TIMEOUT):
+            if path is not None:
+                try:
+                    await send_all(sock, f"MBR1 {path.ticket}\n".encode())
+                except BaseException:
+                    sock.close()
+                    raise
+            return await self.establish(sock, server=server, expected=expected, via=path.gateway if path else None)
+        raise PeerError(f"no tunnel within {limits.PREAUTH_TIMEOUT:.0f} s")
+
+    async def establish(
+        self, sock: socket.socket, *, server: bool, expected: SpiffeId | None = None, via: str | None = None
+    ) -> Tunnel:
+        """Make a tunnel of a connected socket, under the caller's deadline: TLS, who is it, HELLO, both ACCEPT.
+
+        Owns the socket from here on.
+
+        Raises:
+            PeerError: with the reason in words; the peer was told as well where it could be.
+        """
+        try:
+            pipe = await handshake(sock, self._server if server else self._client, server=server)
+            refusal: PeerRefused | None = None
+            try:
+                peer = self._check(pipe.tls, expected)
+            except PeerRefused as exc:
+                refusal = exc
+                peer = _nobody(self._me.trust_domain)
+        except BaseException:
+            self.handshakes_failed += 1
+            sock.close()
+            raise
+        tunnel = Tunnel(self._loop, sock, pipe, peer=peer, opener=not server, via=via, owner=self)
+        if refusal is not None:
+            self.handshakes_failed += 1
+            tunnel.refuse(_CODES.get(refusal.code, Code.IDENTITY), refusal.what)
+            self._loop.settle()
+            raise refusal
+        return await self._up(tunnel)
+
+    def _check(self, tls: ssl.SSLObject, expected: SpiffeId | None) -> PeerIdentity:
+        return verify_peer(
+            peer_chain(tls),
+            now=clock.now(),
+            trust_domain=self._me.trust_domain,
+            roles=(expected.role,) if expected else ("host", "gateway"),
+            purpose="open a tunnel",
+            is_revoked=self._owner.is_revoked,
+            name=expected.name if expected else None,
+        )
+
+    async def _up(self, tunnel: Tunnel) -> Tunnel:
+        up = self._coming[tunnel] = trio.Event()
+        try:
+            tunnel.start()
+            if tunnel.closed is None:
+                tunnel.accept()
+                self._loop.settle()
+            await up.wait()
+        except BaseException:
+            tunnel.close(Code.TIMEOUT, "not up in time")
+            self._loop.settle()
+            raise
+        finally:
+            self._coming.pop(tunnel, None)
+        if tunnel.closed is not None:
+            raise PeerError(tunnel.closed)
+        return tunnel
+
+    # --- what tunnels tell us -------------------------------------------------------------------------------------
+
+    def tunnel_up(self, tunnel: Tunnel) -> None:
+        self._tunnels.setdefault(tunnel.peer.spiffe, []).append(tunnel)
+        waiting = self._coming.get(tunnel)
+        if waiting is not None:
+            waiting.set()
+
+    def tunnel_open(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None:
+        self._owner.tunnel_open(tunnel, stream, wish)
+
+    def tunnel_goaway(self, tunnel: Tunnel, reason: Reason) -> None:
+        self._retired.add(tunnel)
+
+    def tunnel_closed(self, tunnel: Tunnel, reason: str) -> None:
+        waiting = self._coming.get(tunnel)
+        if waiting is not None:
+            waiting.set()
+        self._retired.discard(tunnel)
+        tunnels = self._tunnels.get(tunnel.peer.spiffe)
+        if tunnels is not None and tunnel in tunnels:
+            tunnels.remove(tunnel)
+            if not tunnels:
+                del self._tunnels[tunnel.peer.spiffe]
+            self._owner.tunnel_gone(tunnel, reason)
+
+    # --- keeping --------------------------------------------------------------------------------------------------
+
+    def retire(self, tunnel: Tunnel, reason: str) -> None:
+        """No new streams on it in either direction; it is closed when its last stream has ended."""
+        if tunnel not in self._retired and tunnel.closed is None:
+            self._retired.add(tunnel)
+            tunnel.session.goaway(Code.NO_ERROR, reason)
+            self._loop.touch(tunnel)
+
+    def tick(self) -> None:
+        """About once a second: heartbeats, idle and expired tunnels."""
+        now, wall = self._loop.now, clock.now()
+        for tunnel in self.all():
+            tunnel.tick(now)
+            if tunnel.peer.not_after + limits.CLOCK_TOLERANCE < wall:
+                self.retire(tunnel, "the peer's certificate has ended")
+            if not tunnel.session.streams and (
+                tunnel in self._retired or now - tunnel.last_used > limits.TUNNEL_IDLE
+            ):
+                tunnel.close(Code.NO_ERROR, "idle")
+
+    def drop_revoked(self) -> None:
+        """Close the tunnels of every peer that is revoked now (F46, C16)."""
+        for tunnel in self.all():
+            reason = self._owner.is_revoked(str(tunnel.peer.spiffe), tunnel.peer.key)
+            if reason is not None:
+                tunnel.close(Code.REVOKED, reason)
+        self._loop.settle()
+
+
+def _nobody(trust_domain: str) -> PeerIdentity:
+    """Stands for a peer that was refused, in the tunnel that only tells it so."""
+    return PeerIdentity(
+        spiffe=SpiffeId(trust_domain, "host", "refused"), key="", serial=0, not_after=0.0, not_before=0.0
+    )
+
+
+async def connect(address: str) -> socket.socket:
+    """A connected, non-blocking TCP socket. Raises PeerError."""
+    endpoint = parse_endpoint(address)
+    stream: trio.SocketStream | None = None
+    with trio.move_on_after(limits.DIAL_TIMEOUT):
+        try:
+            stream = await trio.open_tcp_stream(endpoint.host, endpoint.port)
+        except OSError as exc:
+            raise PeerError(f"{address}: {exc.strerror or 'no address answered'}") from None
+    if stream is None:
+        raise PeerError(f"{address} did not answer within {limits.DIAL_TIMEOUT:.0f} s")
+    return detach(stream.socket)
+
+
+def detach(sock: trio.socket.SocketType) -> socket.socket:
+    """The plain non-blocking socket inside a trio one, which is of no use afterwards."""
+    plain = socket.socket(fileno=sock.detach())
+    plain.setblocking(False)
+    if plain.family in (socket.AF_INET, socket.AF_INET6):
+        tune(plain)
+    return plain
+
+
+def tune(sock: socket.socket) -> None:
+    """What every TCP socket of the data path has: no Nagle; a dead peer noticed by the kernel too (F11)."""
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    user_timeout = int(limits.HEARTBEAT_INTERVAL * limits.HEARTBEAT_MISSES * 1000)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout)
