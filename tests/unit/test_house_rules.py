@@ -215,6 +215,18 @@ def test_house_rule(rule: Rule) -> None:
     assert not broken, "\n" + "\n".join(broken)
 
 
+def test_pure_modules_import_only_pure_ones_of_ours() -> None:
+    impure = {source.module for source in SOURCES if source.docstring.startswith("I/O:")}
+    broken = [
+        f"{source.path}:{line}: a Pure module imports {name}, which does I/O"
+        for source in SOURCES
+        if source.docstring.startswith("Pure:")
+        for line, name in source.imports
+        if name in impure or name.rpartition(".")[0] in impure
+    ]
+    assert not broken, "\n" + "\n".join(broken)
+
+
 def test_ansible_is_no_package() -> None:
     """With an __init__.py it would shadow ansible-core's own package for whatever runs from here."""
     assert not (ROOT / "ansible" / "__init__.py").exists()
