@@ -1,0 +1,187 @@
+"""Pure: the metrics page. The supervisor absorbs what its processes counted (see `counters`) and knows the estate.
+
+`Metrics` is injected: LiveMetrics where a page is served, NoMetrics everywhere else. Neither ever raises for what it
+is told: a counter must not end a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import generate_latest
+
+from bridge.counters import CONNECT_BOUNDS, LAG_BOUNDS, CounterDeltas, InstanceState
+from bridge.flows import RESULTS
+from bridge.metric_families import Counter, Gauge, Histogram
+
+__all__ = ["CounterDeltas", "LiveMetrics", "Metrics", "NoMetrics"]
+
+
+class Metrics(Protocol):
+    """What the supervisor tells its metrics, live or not."""
+
+    def absorb(self, deltas: CounterDeltas, *, source: str) -> None:
+        """Adds a report. What is open `now` replaces what the same source (a worker's pid, say) said before."""
+
+    def forget(self, source: str) -> None:
+        """That worker has ended: nothing of it is open any more. What it counted stays."""
+
+    def estate(self, *, services: Collection[str], number: int, as_of: float) -> None:
+        """A snapshot is in force: its services, its authority number, and when it was known to be current (unix)."""
+
+    def instances(self, counts: Mapping[tuple[str, InstanceState], int]) -> None:
+        """How many instances each service has in each state; replaces what was said before."""
+
+    def certificate_expires(self, at: float) -> None:
+        """When our own certificate ends, unix seconds."""
+
+    def flows_dropped(self, total: int) -> None:
+        """Flow records lost since the start."""
+
+    def render(self) -> bytes:
+        """The page in Prometheus text format 0.0.4."""
+
+
+class NoMetrics:
+    """Counts nothing."""
+
+    def absorb(self, deltas: CounterDeltas, *, source: str) -> None:
+        pass
+
+    def forget(self, source: str) -> None:
+        pass
+
+    def estate(self, *, services: Collection[str], number: int, as_of: float) -> None:
+        pass
+
+    def instances(self, counts: Mapping[tuple[str, InstanceState], int]) -> None:
+        pass
+
+    def certificate_expires(self, at: float) -> None:
+        pass
+
+    def flows_dropped(self, total: int) -> None:
+        pass
+
+    def render(self) -> bytes:
+        return b""
+
+
+class LiveMetrics:
+    """Metrics with a registry of their own.
+
+    Args:
+        version: of the program, for build_info.
+        now: unix seconds, for ages.
+    """
+
+    def __init__(self, *, version: str, now: Callable[[], float]) -> None:
+        self._now = now
+        self._services: frozenset[str] = frozenset()
+        self._as_of: float | None = None
+        self._open_now: dict[str, CounterDeltas] = {}
+        self._declare(self._services_known)
+        self._build.set(1, version)
+        self.registry = CollectorRegistry()
+        for family in self._families:
+            self.registry.register(family)
+
+    def _services_known(self, name: str) -> bool:
+        return name in self._services
+
+    def _declare(self, known: Callable[[str], bool]) -> None:
+        def values(*allowed: str) -> frozenset[str]:
+            return frozenset(allowed)
+
+        service = ("service",)
+        self._streams = Counter(
+            "streams", "Streams by how they ended.", names=service, closed={"result": values(*RESULTS)}, is_known=known
+        )
+        self._bytes = Counter(
+            "bytes",
+            "Payload bytes: in is towards the service.",
+            names=service,
+            closed={"direction": values("in", "out")},
+            is_known=known,
+        )
+        self._active = Gauge("streams_active", "Streams open now.", names=service, is_known=known)
+        self._instances = Gauge(
+            "instances",
+            "Instances by state.",
+            names=service,
+            closed={"state": values("passing", "failing", "unknown", "ejected", "draining")},
+            is_known=known,
+        )
+        self._tunnels = Gauge("tunnels", "Tunnels open now.", closed={"kind": values("direct", "gateway")})
+        self._preauth = Gauge("preauth_connections", "Connections that have not proved who they are yet.")
+        self._decisions = Counter(
+            "policy_decisions", "Policy decisions.", closed={"action": values("allow", "deny", "observe")}
+        )
+        self._handshakes = Counter(
+            "handshakes", "Tunnel handshakes.", closed={"result": values("ok", "failed", "refused", "timeout")}
+        )
+        self._connect = Histogram("connect_duration_seconds", "From request to accepted stream.", CONNECT_BOUNDS)
+        self._lag = Histogram("loop_lag_seconds", "How late a worker's loop came round.", LAG_BOUNDS)
+        self._lag_max = Gauge("loop_lag_max_seconds", "The longest loop lag since the page was last read.")
+        self._expiry = Gauge("certificate_expiry_timestamp_seconds", "When this node's certificate ends.")
+        self._age = Gauge("snapshot_age_seconds", "Since the snapshot in force was known to be current.")
+        self._number = Gauge("snapshot_number", "Number of the last authority entry in force.")
+        self._dropped = Counter("flow_records_dropped", "Flow records lost to a full disk or a flood.")
+        self._build = Gauge("build_info", "Always 1.", names=("version",), is_known=lambda name: True)
+        self._by_service = (self._streams, self._bytes)
+        self._families = tuple(f for f in vars(self).values() if isinstance(f, Counter | Gauge | Histogram))
+
+    def absorb(self, deltas: CounterDeltas, *, source: str) -> None:
+        for service, counts in deltas.services.items():
+            for result, count in counts.results.items():
+                self._streams.add(count, service, result)
+            if counts.bytes_in or counts.bytes_out:
+                self._bytes.add(counts.bytes_in, service, "in")
+                self._bytes.add(counts.bytes_out, service, "out")
+        for action, count in deltas.decisions.items():
+            self._decisions.add(count, action)
+        for handshake, count in deltas.handshakes.items():
+            self._handshakes.add(count, handshake)
+        self._connect.add(deltas.connect_counts, deltas.connect_sum)
+        self._lag.add(deltas.lag_counts, deltas.lag_sum)
+        self._lag_max.set(max(deltas.lag_max, self._lag_max.values.get((), 0.0)))
+        self._open_now[source] = deltas
+
+    def forget(self, source: str) -> None:
+        self._open_now.pop(source, None)
+
+    def estate(self, *, services: Collection[str], number: int, as_of: float) -> None:
+        self._number.set(number)
+        self._as_of = as_of
+        if services != self._services:
+            self._services = frozenset(services)
+            for family in self._by_service:
+                family.forget_unknown()
+
+    def instances(self, counts: Mapping[tuple[str, InstanceState], int]) -> None:
+        self._instances.replace(counts.items())
+
+    def certificate_expires(self, at: float) -> None:
+        self._expiry.set(at)
+
+    def flows_dropped(self, total: int) -> None:
+        self._dropped.set(total)
+
+    def render(self) -> bytes:
+        reports = self._open_now.values()
+        active: dict[tuple[str, ...], float] = {}
+        for report in reports:
+            for service, counts in report.services.items():
+                if counts.active:
+                    active[(service,)] = active.get((service,), 0.0) + counts.active
+        self._active.replace(active.items())
+        for kind in ("direct", "gateway"):
+            self._tunnels.set(sum(report.tunnels.get(kind, 0) for report in reports), kind)
+        self._preauth.set(sum(report.preauth for report in reports))
+        if self._as_of is not None:
+            self._age.set(max(0.0, self._now() - self._as_of))
+        page = generate_latest(self.registry)
+        self._lag_max.set(0.0)
+        return page
