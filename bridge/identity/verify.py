@@ -74,7 +74,7 @@ def verify_peer(
 
 
 def parse_peer(der: bytes, now: float, *, tolerance: float = limits.CLOCK_TOLERANCE) -> PeerIdentity:
-    """The identity in a leaf certificate of the one shape we issue.
+    """The identity in a leaf certificate of the one shape we issue, good at `now`.
 
     Args:
         der: the certificate as the peer sent it.
@@ -83,6 +83,13 @@ def parse_peer(der: bytes, now: float, *, tolerance: float = limits.CLOCK_TOLERA
     Raises:
         PeerRefused: codes "certificate" (not of that shape), "identity" (no acceptable SPIFFE ID), "validity".
     """
+    peer = read_leaf(der)
+    _check_times(peer.not_before, peer.not_after, now, tolerance, f"the certificate of {peer.spiffe}")
+    return peer
+
+
+def read_leaf(der: bytes) -> PeerIdentity:
+    """As `parse_peer`, without a look at the clock: for showing a certificate, never for admitting its holder."""
     certificate = _parse(der)
     try:
         extensions = certificate.extensions
@@ -93,10 +100,8 @@ def parse_peer(der: bytes, now: float, *, tolerance: float = limits.CLOCK_TOLERA
     if not isinstance(public_key, PublicKey) or not is_p256(public_key):
         raise _bad("its key is not ECDSA P-256")
     _check_usage(extensions)
-    spiffe = _only_name(extensions)
-    _check_times(certificate, now, tolerance, f"the certificate of {spiffe}")
     return PeerIdentity(
-        spiffe=spiffe,
+        spiffe=_only_name(extensions),
         key=key_hash(public_key),
         serial=serial,
         not_after=certificate.not_valid_after_utc.timestamp(),
@@ -171,9 +176,7 @@ def _only_name(extensions: x509.Extensions) -> SpiffeId:
         raise PeerRefused("identity", exc.what) from None
 
 
-def _check_times(certificate: x509.Certificate, now: float, tolerance: float, whose: str) -> None:
-    begin = certificate.not_valid_before_utc.timestamp()
-    end = certificate.not_valid_after_utc.timestamp()
+def _check_times(begin: float, end: float, now: float, tolerance: float, whose: str) -> None:
     if begin - tolerance <= now <= end + tolerance:
         return
     word = "has expired" if now > end else "is not yet valid"
@@ -189,11 +192,12 @@ def _check_issuers(issuers: Sequence[bytes], peer: PeerIdentity, *, now: float, 
         certificate = _parse(der)
         try:
             public_key, domain = certificate.public_key(), constrained_domain(certificate)
+            begin, end = certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
         except Exception:
             raise _bad("its issuer's certificate cannot be read") from None
         if domain != peer.spiffe.trust_domain or not isinstance(public_key, PublicKey):
             raise PeerRefused("chain", f"the issuer of {peer.spiffe} may speak for {shown(domain or 'anyone')}")
-        _check_times(certificate, now, limits.CLOCK_TOLERANCE, f"the issuer's certificate of {peer.spiffe}")
+        _check_times(begin, end, now, limits.CLOCK_TOLERANCE, f"the issuer's certificate of {peer.spiffe}")
         _check_revocation(peer.spiffe, key_hash(public_key), is_revoked, "the issuer of ")
 
 
