@@ -83,7 +83,12 @@ def configure(
         if suppressed is None:
             raise structlog.DropEvent
         head = {"at": now(), "level": method, "event": event.pop("event", "")}
-        return {**head, **({"suppressed": suppressed} if suppressed else {}), **event, **head}  # in this order, ours win
+        return {
+            **head,
+            **({"suppressed": suppressed} if suppressed else {}),
+            **event,
+            **head,
+        }  # in this order, ours win
 
     structlog.configure(
         processors=[stamp, _explain_exception, _json if machine else _text],
