@@ -1,0 +1,120 @@
+"""I/O: paths through this gateway: two tickets, two hosts that connect with them, one splice.
+
+A ticket is one use, TICKET_LIFETIME long, and bound to both hosts: it names a path and a side, under a MAC with a key
+that lives as long as this process. The gateway sees which hosts talk, how much and when, and nothing of what they say.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import secrets
+import socket
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+import trio
+
+from bridge import limits
+from bridge.errors import PeerError
+
+_SIDES = (b"a", b"b")
+
+
+@dataclass(slots=True)
+class _Path:
+    id: int
+    a: str
+    b: str
+    ends: float
+    arrived: dict[bytes, socket.socket] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A path whose two ends are here: the worker splices them."""
+
+    id: int
+    a: str
+    b: str
+    sockets: tuple[socket.socket, socket.socket]
+
+
+class Paths:
+    """Paths that were offered and not yet joined, and the hosts of those that were. Times are monotonic seconds."""
+
+    def __init__(self, join: Callable[[Joined], Awaitable[None]]) -> None:
+        self._join = join
+        self._key = secrets.token_bytes(32)
+        self._offered: dict[int, _Path] = {}
+        self._next = 1
+        self.joined: dict[int, tuple[str, str]] = {}
+
+    def offer(self, a: str, b: str) -> tuple[str, str]:
+        """Tickets for a path between two hosts: for `a`, who asked, and for `b`, who is asked to connect.
+
+        Raises:
+            PeerError: too many paths already.
+        """
+        self._forget_late()
+        if len(self._offered) + len(self.joined) >= limits.SPLICES_MAX:
+            raise PeerError(f"the gateway already carries {limits.SPLICES_MAX} paths")
+        path = _Path(self._next, a, b, trio.current_time() + limits.TICKET_LIFETIME)
+        self._next += 1
+        self._offered[path.id] = path
+        return self._ticket(path.id, b"a"), self._ticket(path.id, b"b")
+
+    def _ticket(self, path_id: int, side: bytes) -> str:
+        plain = path_id.to_bytes(8, "big") + side
+        mac = hmac.new(self._key, plain, hashlib.sha256).digest()[:16]
+        return base64.urlsafe_b64encode(plain + mac).decode().rstrip("=")
+
+    def _read(self, ticket: str) -> tuple[int, bytes]:
+        try:
+            data = base64.urlsafe_b64decode(ticket + "=" * (-len(ticket) % 4))
+        except ValueError:
+            data = b""
+        path_id, side = int.from_bytes(data[:8], "big"), data[8:9]
+        if len(data) != 25 or not hmac.compare_digest(self._ticket(path_id, side).encode(), ticket.encode()):
+            raise PeerError("the ticket is not one of ours")
+        return path_id, side
+
+    async def arrive(self, ticket: str, sock: socket.socket) -> None:
+        """A host connected with its ticket. Owns the socket from here on, unless it raises.
+
+        Raises:
+            PeerError: the ticket is wrong, too old, or used.
+        """
+        path_id, side = self._read(ticket)
+        self._forget_late()
+        path = self._offered.get(path_id)
+        if path is None:
+            raise PeerError("the ticket is used or too old")
+        if side in path.arrived:
+            raise PeerError("the ticket is used")
+        path.arrived[side] = sock
+        if len(path.arrived) == len(_SIDES):
+            del self._offered[path_id]
+            self.joined[path_id] = (path.a, path.b)
+            await self._join(Joined(path_id, path.a, path.b, (path.arrived[b"a"], path.arrived[b"b"])))
+
+    def ended(self, path_id: int) -> None:
+        self.joined.pop(path_id, None)
+
+    def forget_joined(self) -> None:
+        """The worker that carried them is gone."""
+        self.joined.clear()
+
+    def _forget_late(self) -> None:
+        now = trio.current_time()
+        for path in [p for p in self._offered.values() if p.ends < now]:
+            del self._offered[path.id]
+            for sock in path.arrived.values():
+                sock.close()
+
+    async def sweep(self) -> None:
+        """Close those who wait in vain."""
+        while True:
+            await trio.sleep(limits.TICKET_LIFETIME / 4)
+            self._forget_late()
