@@ -1,4 +1,4 @@
-"""Certificates that our own code never makes: every shape that a test wants refused, signed by whatever key it wants."""
+"""Certificates that our own code never makes: every shape that a test wants refused, signed by whatever key."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from bridge.identity import certificates
@@ -68,8 +69,6 @@ _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 def re_encoded(certificate: x509.Certificate) -> bytes:
     """The same certificate with the other ECDSA signature, (r, n - s): still good, another fingerprint (C16)."""
-    from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
-
     r, s = decode_dss_signature(certificate.signature)
     twin = encode_dss_signature(r, _P256_ORDER - s)
     algorithm = bytes.fromhex("300a06082a8648ce3d040302")

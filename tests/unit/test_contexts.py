@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
 
 from bridge.identity import certificates, contexts
 from inventory.errors import InputError
@@ -119,8 +120,6 @@ def test_a_root_that_cannot_be_used_is_refused(pem: str) -> None:
 
 
 def test_an_encrypted_key_is_refused_without_asking_for_its_password(domain: TrustDomain, tmp_path: Path) -> None:
-    from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, PrivateFormat
-
     key = certificates.generate_key()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
     path = tmp_path / "locked.pem"
