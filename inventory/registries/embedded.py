@@ -30,6 +30,7 @@ BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process's transaction; ours take milliseconds."""
 POLL_INTERVAL = 1.0
 """How long another process's change may go unnoticed when its nudge was lost."""
+CLOSE_TIMEOUT = 10.0
 APPLICATION_ID = 0x4D425231
 SCHEMA_VERSION = 1
 
@@ -316,6 +317,6 @@ async def open_embedded(path: Path) -> AsyncIterator[EmbeddedRegistry]:
     try:
         yield registry
     finally:
-        # Closing waits for nothing but the disk, and must happen on cancellation too.
-        with trio.CancelScope(shield=True):
+        # Must happen on cancellation too, and waits only for a transaction under way and the disk.
+        with trio.move_on_after(CLOSE_TIMEOUT, shield=True):
             await registry._run(lambda opened: opened.close())
