@@ -135,7 +135,7 @@ def _read(path: Path, most: int, *, is_secret: bool) -> bytes:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
         raise _failed("read", path, exc) from None
-    with os.fdopen(fd, "rb") as file:
+    try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
             raise InputError("it is not a regular file", where=str(path))
@@ -143,10 +143,13 @@ def _read(path: Path, most: int, *, is_secret: bool) -> bytes:
             check_secret(path, info)
         if info.st_size > most:
             raise InputError(f"it has {info.st_size} bytes, at most {most} are allowed", where=str(path))
-        try:
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            # One more than allowed, so that a file that grows meanwhile is noticed.
             content = file.read(most + 1)
-        except OSError as exc:
-            raise _failed("read", path, exc) from None
+    except OSError as exc:
+        raise _failed("read", path, exc) from None
+    finally:
+        os.close(fd)
     if len(content) > most:
         raise InputError(f"it has more than {most} bytes", where=str(path))
     return content
