@@ -151,6 +151,12 @@ RETRY_WINDOW = 10.0
 """Seconds over which first and second tries are compared."""
 CONNECT_TRIES = 3
 
+# --- Policy -------------------------------------------------------------------------------------------------------
+PERMITS_CACHED = 20000
+"""Pairs of subject and service whose decision is kept, about 1 kB each; when full, all are decided again."""
+PERMIT_USERS_CACHED = 100
+"""Users per pair; a peer chooses the names it sends, so they are bounded apart."""
+
 # --- Records ------------------------------------------------------------------------------------------------------
 LOG_LINE_MAX = 1 * KIB
 FLOWS_KEPT = 10000

@@ -40,6 +40,8 @@ SUBJECT_KINDS: tuple[SubjectKind, ...] = ("host", "label", "site", "service", "c
 MAX_RULE_NAME = 120
 MAX_USER = 64
 MAX_WHEN = 100
+MAX_ITEMS = 1000
+"""Entries of one `from`, `to` or `user`: a rule stays small enough to be sent and proved by itself."""
 
 _ALNUM = frozenset("abcdefghijklmnopqrstuvwxyz0123456789")
 _LABEL_CHARACTERS = _ALNUM | frozenset("._-")
@@ -98,14 +100,16 @@ class SubjectPattern:
             case "host":
                 return self.glob.matches(host.name)
             case "label":
-                value = canonical_labels(host.labels).get(self.key)
-                return value is not None and self.glob.matches(value)
+                return self._is_among(host.labels)
             case "site":
                 return host.site is not None and self.glob.matches(host.site)
             case "service":
                 return any(self.glob.matches(service) for service in host.serves)
             case "client":
                 return False
+
+    def _is_among(self, labels: dict[str, str]) -> bool:
+        return any(key == self.key and self.glob.matches(value) for key, value in canonical_labels(labels))
 
     def matches_client(self, name: str) -> bool:
         return self.kind == "client" and self.glob.matches(name)
@@ -123,8 +127,7 @@ class TargetPattern:
 
     def carried_by(self, instance: Instance) -> bool:
         """For a label target: whether this instance carries such a label."""
-        value = canonical_labels(instance.labels).get(self.key)
-        return value is not None and self.glob.matches(value)
+        return any(key == self.key and self.glob.matches(value) for key, value in canonical_labels(instance.labels))
 
     def matches(self, service: str, instances: tuple[Instance, ...], effect: Effect) -> bool:
         """Whether the service is meant. No instance at all is not "all of them" (fail closed)."""
@@ -134,9 +137,9 @@ class TargetPattern:
         return any(carried) if effect == "deny" else bool(carried) and all(carried)
 
 
-def canonical_labels(labels: dict[str, str]) -> dict[str, str]:
+def canonical_labels(labels: dict[str, str]) -> list[tuple[str, str]]:
     """Labels as patterns see them, so that no spelling of a label slips past a deny (C03)."""
-    return {key.lower(): value.lower() for key, value in labels.items()}
+    return [(key.lower(), value.lower()) for key, value in labels.items()]
 
 
 def _glob_or_name(text: str, kind: SubjectKind) -> Glob:
@@ -245,6 +248,11 @@ class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
             raise InputError("from is empty: it would mean nobody", hint="name at least one subject")
         if not self.to:
             raise InputError("to is empty: it would mean nothing", hint="name at least one service")
+        longest = max(len(self.sources), len(self.to), len(self.user))
+        if longest > MAX_ITEMS:
+            raise InputError(
+                f"a list has {longest} entries, at most {MAX_ITEMS} are allowed", hint="use globs or labels"
+            )
         canonical = {
             "sources": tuple(str(parse_subject(text)) for text in self.sources),
             "to": tuple(str(parse_target(text)) for text in self.to),
