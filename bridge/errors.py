@@ -47,10 +47,13 @@ def clock(seconds: float) -> str:
 class TlsFacts:
     """What the caller knows about a handshake that failed. All optional: words are found for whatever is there.
 
-    dialled: we are the client. now, own_not_before, own_not_after: unix seconds; our clock and the bounds of our own certificate.
+    first_bytes: the first bytes the peer ever sent; None when it is not known, empty when it sent nothing.
+    dialled: we are the client.
+    now, own_not_before, own_not_after: unix seconds; our clock and the bounds of our own certificate.
     our_root: fingerprint of the root we trust; peer_issuer: of the certificate that issued the peer's.
     """
 
+    first_bytes: bytes | None = None
     dialled: bool = False
     now: float | None = None
     own_not_before: float | None = None
@@ -78,21 +81,16 @@ _SAID_BY_PEER = {
 }
 
 
-def explain_tls_error(error: Exception, first_bytes: bytes | None = None, facts: TlsFacts = NO_FACTS) -> PeerError:
-    """A failed handshake, or a connection cut by a TLS alert, in one sentence (H01 to H05). To be raised by the caller.
+def explain_tls_error(error: Exception, facts: TlsFacts = NO_FACTS) -> str:
+    """One sentence for a failed handshake or a connection cut by a TLS alert (H01 to H05).
 
     Args:
         error: what the ssl module raised; ConnectionError and EOFError are understood too.
-        first_bytes: the first bytes the peer ever sent; None when not known, empty when it sent nothing.
-        facts: what else the caller knows.
+        facts: what the caller knows.
     """
-    return PeerError(_sentence(error, first_bytes, facts))
-
-
-def _sentence(error: Exception, first_bytes: bytes | None, facts: TlsFacts) -> str:
     not_tls = f"not a TLS 1.3 {'server' if facts.dialled else 'client'}"
-    if first_bytes and not first_bytes.startswith(_TLS_RECORDS):
-        return f"{not_tls}: it sent {shown(first_bytes[:16].decode('latin-1'))}"
+    if facts.first_bytes and not facts.first_bytes.startswith(_TLS_RECORDS):
+        return f"{not_tls}: it sent {shown(facts.first_bytes[:16].decode('latin-1'))}"
     reason = getattr(error, "reason", None) or ""
     if isinstance(error, ssl.SSLCertVerificationError):
         return _explain_verification(error, facts)
@@ -109,7 +107,7 @@ def _sentence(error: Exception, first_bytes: bytes | None, facts: TlsFacts) -> s
     if reason in _SAID_BY_PEER:
         return _SAID_BY_PEER[reason]
     if isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ConnectionError, EOFError)):
-        return f"{not_tls}: it sent nothing" if first_bytes == b"" else "the peer closed the connection"
+        return f"{not_tls}: it sent nothing" if facts.first_bytes == b"" else "the peer closed the connection"
     return f"TLS failed: {shown(reason.replace('_', ' ').lower() or type(error).__name__)}"
 
 

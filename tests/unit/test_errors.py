@@ -6,14 +6,10 @@ import ssl
 
 import pytest
 
-from bridge.errors import NO_FACTS, LocalError, PeerError, PeerRefused, TlsFacts, clock, explain_tls_error
+from bridge.errors import LocalError, PeerError, PeerRefused, TlsFacts, clock, explain_tls_error
 from inventory.errors import MeshError
 
 NOW = 1_800_000_000.0
-
-
-def words(error: Exception, first_bytes: bytes | None = None, facts: TlsFacts = NO_FACTS) -> str:
-    return explain_tls_error(error, first_bytes, facts).what
 
 
 def tls_error(reason: str, kind: type[ssl.SSLError] = ssl.SSLError) -> ssl.SSLError:
@@ -50,40 +46,40 @@ def test_faults_are_told_apart() -> None:
     ],
 )
 def test_a_reason_has_its_sentence(reason: str, text: str) -> None:
-    assert words(tls_error(reason)) == text
+    assert explain_tls_error(tls_error(reason)) == text
 
 
 def test_h01_the_first_bytes_decide() -> None:
-    text = words(tls_error("UNSUPPORTED_PROTOCOL"), b"SSH-2.0-\x1b[31m" * 100)
+    text = explain_tls_error(tls_error("UNSUPPORTED_PROTOCOL"), TlsFacts(first_bytes=b"SSH-2.0-\x1b[31m" * 100))
     assert text.startswith("not a TLS 1.3 client: it sent 'SSH-2.0-\\x1b")
     assert len(text) < 200
-    assert "TLS 1.3 required" in words(tls_error("UNSUPPORTED_PROTOCOL"), b"\x16\x03")
+    assert "TLS 1.3 required" in explain_tls_error(tls_error("UNSUPPORTED_PROTOCOL"), TlsFacts(first_bytes=b"\x16\x03"))
 
 
 def test_h04_the_peer_says_that_we_have_expired() -> None:
     facts = TlsFacts(now=NOW, own_not_before=NOW - 60, own_not_after=NOW + 60)
-    text = words(tls_error("SSLV3_ALERT_CERTIFICATE_EXPIRED"), None, facts)
+    text = explain_tls_error(tls_error("SSLV3_ALERT_CERTIFICATE_EXPIRED"), facts)
     assert "it is good from 2027-01-15 07:59:00Z to 2027-01-15 08:01:00Z" in text
     assert "our clock says 2027-01-15 08:00:00Z" in text
-    assert "our clock says unknown" in words(tls_error("SSLV3_ALERT_CERTIFICATE_EXPIRED"))
+    assert "our clock says unknown" in explain_tls_error(tls_error("SSLV3_ALERT_CERTIFICATE_EXPIRED"))
 
 
 @pytest.mark.parametrize(("code", "word"), [(9, "not yet valid"), (10, "expired")])
 def test_h04_openssl_found_it(code: int, word: str) -> None:
-    text = words(verification_error(code, "certificate has expired"), None, TlsFacts(now=NOW))
+    text = explain_tls_error(verification_error(code, "certificate has expired"), TlsFacts(now=NOW))
     assert text == f"the peer's certificate is {word}: our clock says 2027-01-15 08:00:00Z"
 
 
 def test_h05_an_unknown_issuer_shows_what_fingerprints_there_are() -> None:
     error = verification_error(20, "unable to get local issuer certificate")
-    both = words(error, None, TlsFacts(our_root="aa" * 32, peer_issuer="bb" * 32))
+    both = explain_tls_error(error, TlsFacts(our_root="aa" * 32, peer_issuer="bb" * 32))
     assert "our root is sha256 " + "aa" * 32 in both
     assert "the peer's issuer is sha256 " + "bb" * 32 in both
-    assert "the peer's is not known" in words(error, None, TlsFacts(our_root="aa" * 32))
+    assert "the peer's is not known" in explain_tls_error(error, TlsFacts(our_root="aa" * 32))
 
 
 def test_other_verdicts_keep_their_words() -> None:
-    text = words(verification_error(47, "permitted subtree violation"))
+    text = explain_tls_error(verification_error(47, "permitted subtree violation"))
     assert text == "the peer's certificate is refused: 'permitted subtree violation'"
 
 
@@ -91,14 +87,14 @@ def test_other_verdicts_keep_their_words() -> None:
     "error", [ConnectionResetError(), EOFError(), ssl.SSLEOFError(8, "EOF"), ssl.SSLZeroReturnError()]
 )
 def test_a_peer_that_went_away(error: Exception) -> None:
-    assert words(error) == "the peer closed the connection"
-    assert words(error, b"") == "not a TLS 1.3 client: it sent nothing"
-    assert words(error, b"", TlsFacts(dialled=True)) == "not a TLS 1.3 server: it sent nothing"
+    assert explain_tls_error(error) == "the peer closed the connection"
+    assert explain_tls_error(error, TlsFacts(first_bytes=b"")) == "not a TLS 1.3 client: it sent nothing"
+    assert explain_tls_error(error, TlsFacts(first_bytes=b"", dialled=True)) == "not a TLS 1.3 server: it sent nothing"
 
 
 def test_an_error_without_a_reason_has_a_sentence() -> None:
-    assert words(ssl.SSLError()) == "TLS failed: 'SSLError'"
-    assert words(ValueError("x")) == "TLS failed: 'ValueError'"
+    assert explain_tls_error(ssl.SSLError()) == "TLS failed: 'SSLError'"
+    assert explain_tls_error(ValueError("x")) == "TLS failed: 'ValueError'"
 
 
 def test_any_moment_can_be_shown() -> None:

@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from bridge import limits
-from bridge.errors import NO_FACTS, PeerRefused, TlsFacts, explain_tls_error
+from bridge.errors import PeerRefused, TlsFacts, explain_tls_error
 from bridge.identity import certificates, contexts
 from bridge.identity.certificates import PrivateKey
 from bridge.identity.verify import PeerIdentity, verify_peer
@@ -23,10 +23,6 @@ from tests.support.memory_tls import TRUST_DOMAIN, Pair, TrustDomain, handshake
 NOW = 1_800_000_000.0
 DAY = 86400.0
 GOOD_NAME = "spiffe://t.internal/host/vm1"
-
-
-def words(error: Exception, first_bytes: bytes | None = None, facts: TlsFacts = NO_FACTS) -> str:
-    return explain_tls_error(error, first_bytes, facts).what
 
 
 @pytest.fixture
@@ -107,7 +103,7 @@ def test_h01_what_is_not_tls(server: ssl.SSLContext, sent: bytes) -> None:
     incoming.write(sent)
     with pytest.raises(ssl.SSLError) as caught:
         side.do_handshake()
-    assert words(caught.value, sent).startswith("not a TLS 1.3 client: it sent '")
+    assert explain_tls_error(caught.value, TlsFacts(first_bytes=sent)).startswith("not a TLS 1.3 client: it sent '")
 
 
 def test_h01_a_client_that_says_nothing(server: ssl.SSLContext) -> None:
@@ -116,7 +112,7 @@ def test_h01_a_client_that_says_nothing(server: ssl.SSLContext) -> None:
     incoming.write_eof()
     with pytest.raises(ssl.SSLError) as caught:
         side.do_handshake()
-    assert words(caught.value, b"") == "not a TLS 1.3 client: it sent nothing"
+    assert explain_tls_error(caught.value, TlsFacts(first_bytes=b"")) == "not a TLS 1.3 client: it sent nothing"
 
 
 def test_h02_tls_1_2_only(domain: TrustDomain, server: ssl.SSLContext) -> None:
@@ -125,16 +121,16 @@ def test_h02_tls_1_2_only(domain: TrustDomain, server: ssl.SSLContext) -> None:
     pair = handshake(old, server)
     assert pair.server_error is not None
     assert pair.client_error is not None
-    assert words(pair.server_error).startswith("TLS 1.3 required")
-    assert words(pair.client_error).startswith("TLS 1.3 required")
+    assert explain_tls_error(pair.server_error).startswith("TLS 1.3 required")
+    assert explain_tls_error(pair.client_error).startswith("TLS 1.3 required")
 
 
 def test_h03_no_client_certificate_is_told_to_the_client(domain: TrustDomain, server: ssl.SSLContext) -> None:
     pair = handshake(contexts.enrolment_client(domain.root_pem), server)
     assert pair.server_error is not None
     assert pair.client_error is not None
-    assert words(pair.server_error) == "client certificate required"
-    assert words(pair.client_error) == "client certificate required"
+    assert explain_tls_error(pair.server_error) == "client certificate required"
+    assert explain_tls_error(pair.client_error) == "client certificate required"
     with pytest.raises(PeerRefused, match="client certificate required"):
         contexts.peer_chain(pair.server)
 
@@ -158,12 +154,12 @@ def test_h05_another_root_of_the_same_name(domain: TrustDomain, server: ssl.SSLC
     refused_by_server = handshake(hostile_client(domain, other.identity("host/vm1")), server)
     assert refused_by_server.server_error is not None
     assert refused_by_server.client_error is not None
-    text = words(refused_by_server.server_error, None, TlsFacts(our_root=ours))
+    text = explain_tls_error(refused_by_server.server_error, TlsFacts(our_root=ours))
     assert text.startswith("unknown issuer: we do not know")
     assert ours in text
     gateway = contexts.peer_issuer(refused_by_server.client)
     assert gateway == certificates.fingerprint(certificates.to_der(domain.issuer_certificate))
-    text = words(refused_by_server.client_error, None, TlsFacts(our_root=theirs, peer_issuer=gateway))
+    text = explain_tls_error(refused_by_server.client_error, TlsFacts(our_root=theirs, peer_issuer=gateway))
     assert text.startswith("unknown issuer: the peer does not know who issued our certificate")
     assert theirs in text
     assert gateway in text
@@ -180,7 +176,7 @@ def test_h05_a_client_that_refuses_knows_both_fingerprints(
         our_root=certificates.root_fingerprint(other.root_pem), peer_issuer=contexts.peer_issuer(pair.client)
     )
     assert facts.peer_issuer == certificates.fingerprint(certificates.to_der(domain.issuer_certificate))
-    text = words(pair.client_error, None, facts)
+    text = explain_tls_error(pair.client_error, facts)
     assert text.startswith("unknown issuer: we do not know who issued the peer's certificate")
     assert str(facts.our_root) in text
     assert str(facts.peer_issuer) in text
