@@ -15,6 +15,8 @@ PREAUTH_MAX = 1024
 """Connections that may be in that stage at once; when full, the one that has waited longest is closed (C23)."""
 PREFACE_MAX = 256
 """Bytes of a relay or enrolment preface line; ours are under 120."""
+PREFACE_POLL = 0.02
+"""Between two looks at a preface line that is not complete yet: a line normally comes in one segment."""
 HANDSHAKE_MAX_BYTES = 64 * KIB
 """Bytes read from a peer during the TLS handshake; a chain of 3 certificates of 16 KiB fits."""
 
@@ -39,6 +41,16 @@ TOKEN_LIFETIME = 3600.0
 TOKEN_MAX_CHARS = 4096
 ENROLMENT_MAX_BYTES = 64 * KIB
 """One enrolment message; the largest is a certificate chain."""
+ENROLMENT_GUEST_BYTES = HANDSHAKE_MAX_BYTES + 2 * ENROLMENT_MAX_BYTES
+"""All that one enrolment connection may send, TLS included: a flood inside TLS ends here as well (C26)."""
+ENROLMENT_REFUSAL_TIME = 0.5
+"""A refused guest hears of it this long after it asked, whatever the cause was and however long finding it took (H10)."""
+ENROLMENT_PATIENCE = 15.0
+"""How long a joining host keeps trying while no gateway answers; a gateway started just before it needs a second."""
+CERTIFICATE_LIFETIME_MIN = 5.0
+"""Shorter than this a node would do little else than renew."""
+APPEND_TRIES = 20
+"""An operator's command that others kept overtaking this often gives up; each try takes milliseconds."""
 
 # --- Tunnels ------------------------------------------------------------------------------------------------------
 WINDOW_INITIAL = 256 * KIB
@@ -55,6 +67,18 @@ OPENS_PER_SECOND = 20000
 """Streams a peer may open on one tunnel per second, averaged over a burst of as many (C29)."""
 TUNNEL_PENDING_MAX = 1 * MIB
 """Bytes waiting to be written to a tunnel; above it no local socket is read for that tunnel."""
+EARLY_MAX = 256 * KIB
+"""Bytes sent on a stream before its ACCEPT, kept so that they can be sent again after a refusal."""
+TUNNEL_BUFFERED_MAX = 128 * MIB
+"""Bytes that wait here for slow readers of one tunnel's streams; above it the slow reader at hand is cut, not the tunnel.
+500 readers that have stopped altogether fit."""
+PROCESS_BUFFERED_MAX = 256 * MIB
+"""The same for all tunnels of a process."""
+ANSWERS_MAX = 250000
+"""Frames waiting for a peer that does not read. Honest ones stay far below: DATA stops at TUNNEL_PENDING_MAX, and every
+stream has a handful of others."""
+OPENS_PER_READ = 256
+"""More OPENs than this in one read of a tunnel, and the next read is a small one: others get their turn (C29)."""
 STREAM_TURN_BUDGET = 256 * KIB
 """Bytes read from one local socket in one turn of the loop, so that a bulk transfer does not delay a keystroke."""
 HEARTBEAT_INTERVAL = 5.0
@@ -84,6 +108,8 @@ CONTROL_MESSAGE_MAX = 16 * MIB
 JSON_DEPTH_MAX = 32
 """Nesting accepted before decoding (H16)."""
 LEASE = 15.0
+REGISTRY_RETRY = 1.0
+"""Between two tries to read a registry that failed or whose log was refused."""
 CONTROL_REQUEST_TIMEOUT = 10.0
 BACKOFF_FIRST = 0.2
 BACKOFF_MAX = 15.0
@@ -96,6 +122,14 @@ ADMIN_TIMEOUT = 10.0
 # --- Processes ----------------------------------------------------------------------------------------------------
 DRAIN_DEADLINE = 30.0
 """SIGTERM: how long live streams may go on."""
+DRAIN_NOTICE = 0.5
+"""Between telling peers that we are going and taking no more streams: they hear of it in well under this."""
+DRAIN_POLL = 0.2
+"""How often a drain looks whether streams are left."""
+RENEWAL_RETRY = 30.0
+"""Between two tries to get a new certificate; there are hours left when the first is made."""
+SAVE_DELAY = 0.2
+"""Changes of what is known are written to disk together, at most this late."""
 WORKER_START_TIMEOUT = 10.0
 WORKER_STOP_TIMEOUT = 5.0
 RESERVED_FDS = 64
@@ -123,6 +157,8 @@ CHECK_INTERVAL = 2.0
 CHECK_TIMEOUT = 2.0
 CHECK_READ_MAX = 64 * KIB
 """Bytes a probe reads from what it checks, headers included (H30)."""
+CHECK_READS_MAX = 512
+"""Pieces in which they may come: each one costs us a look at all that came before it."""
 CHECK_RISE = 1
 """Successes in a row after which a failing instance passes: recovery within one check (F38)."""
 CHECK_FALL = 2
@@ -163,7 +199,7 @@ FLOWS_KEPT = 10000
 FLOW_FILE_MAX = 10 * MIB
 """flows.jsonl is rotated once at this size, so two files bound the disk it takes."""
 FLOW_BYTES_PER_SECOND = 150 * KIB
-"""Written to flows.jsonl, averaged over FLOW_BURST; together at most 10 MiB in any minute (F50). The rest is counted."""
+"""Written to flows.jsonl over time; with FLOW_BURST at most 10 MiB in any minute (F50). The rest is counted."""
 FLOW_BURST = 1 * MIB
 FLOW_WRITE_INTERVAL = 0.2
 """How long a finished flow may wait in memory for the others that are written with it."""

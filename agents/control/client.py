@@ -6,10 +6,11 @@ What a gateway sends is checked by the agent before it counts; losing every gate
 from __future__ import annotations
 
 import contextlib
+import random
 import socket
 from collections.abc import Awaitable, Callable
 from itertools import count
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import structlog
 import trio
@@ -25,6 +26,8 @@ from inventory.errors import MeshError, Unavailable
 
 log = structlog.get_logger()
 
+A = TypeVar("A")
+
 _FLOWS_HELD = 2000
 _SETTLED = 5.0
 """Seconds a link must have lasted for the next failure to count as the first."""
@@ -37,8 +40,8 @@ class LinkOwner(Protocol):
     def report(self) -> m.Report: ...
     async def updated(self, gateway: str, update: m.Update) -> None: ...
     async def dial_back(self, gateway: str, message: m.DialBack) -> None: ...
-    async def streams(self) -> tuple[Flow, ...]: ...
-    async def cut(self, reason: str) -> tuple[Flow, ...]: ...
+    async def live_streams(self) -> tuple[Flow, ...]: ...
+    async def cut_streams(self, reason: str) -> tuple[Flow, ...]: ...
     def link_changed(self) -> None: ...
 
 
@@ -82,7 +85,7 @@ class GatewayLink:
 
     async def run(self) -> None:
         """Keep the link up until cancelled."""
-        backoff = Backoff()
+        backoff = Backoff(rng=random.Random())
         while True:
             started = trio.current_time()
             try:
@@ -160,10 +163,10 @@ class GatewayLink:
                 raise PeerError("welcome twice")
 
     async def _streams(self, channel: ControlChannel[m.FromHost, m.FromGateway], message: m.StreamsWanted) -> None:
-        await channel.send(m.Streams(id=message.id, streams=await self._owner.streams()))
+        await channel.send(m.Streams(id=message.id, streams=await self._owner.live_streams()))
 
     async def _cut(self, channel: ControlChannel[m.FromHost, m.FromGateway], message: m.Cut) -> None:
-        cut = await self._owner.cut(message.reason)
+        cut = await self._owner.cut_streams(message.reason)
         await channel.send(m.Streams(id=message.id, streams=cut, cut=len(cut)))
 
     # --- asking ---------------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ class GatewayLink:
             raise Unavailable(f"gateway {self.gateway} did not renew: {answer.error}")
         return answer.chain
 
-    async def _ask[A](
+    async def _ask(
         self, waiting: dict[int, trio.MemorySendChannel[A]], question: Callable[[int], m.FromHost]
     ) -> A:
         channel = self._channel
@@ -202,7 +205,7 @@ class GatewayLink:
         raise Unavailable(f"gateway {self.gateway} did not answer within {limits.PATH_TIMEOUT:.0f} s")
 
 
-def _answer(waiting: dict[int, trio.MemorySendChannel[object]], number: int, message: object) -> None:
+def _answer(waiting: dict[int, trio.MemorySendChannel[Any]], number: int, message: object) -> None:
     channel = waiting.pop(number, None)
     if channel is not None:
         with contextlib.suppress(trio.BrokenResourceError, trio.WouldBlock):

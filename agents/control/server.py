@@ -48,7 +48,7 @@ class ControlOwner(Protocol):
     def reported(self, host: str, report: m.Report) -> None: ...
     def connected(self, host: str, hello: m.Hello) -> None: ...
     def disconnected(self, host: str) -> None: ...
-    def flowed(self, host: str, records: tuple[Flow, ...]) -> None: ...
+    def host_flowed(self, host: str, records: tuple[Flow, ...]) -> None: ...
     async def renew(self, host: str, key: str, csr: bytes) -> str:
         """A new chain in PEM. Raises MeshError."""
 
@@ -147,7 +147,7 @@ class ControlServer:
                 self._owner.reported(session.host, message)
             case m.Flows():
                 records = message.records[:_FLOWS_MAX]
-                self._owner.flowed(session.host, tuple(msgspec.structs.replace(r, host=session.host) for r in records))
+                self._owner.host_flowed(session.host, tuple(msgspec.structs.replace(r, host=session.host) for r in records))
             case m.Renew():
                 nursery.start_soon(self._renew, session, message)
             case m.PathWanted():

@@ -1,0 +1,442 @@
+"""I/O: the gateway. Wiring only: read `start` top to bottom to see what a gateway is.
+
+It follows the registry's authority log, which it verifies and never signs; tells every host its part; issues
+certificates with the issuer's key; and joins hosts that cannot reach each other, without seeing what they say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import socket
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from agents import clock
+from agents.admin_socket import AdminConnection
+from agents.control import messages as c
+from agents.control.channel import ControlEnded
+from agents.control.enrolment import EnrolmentServer
+from agents.control.paths import Joined, Paths
+from agents.control.publisher import EstateView
+from agents.control.server import ControlServer
+from agents.estate import HomeConfig, load_config
+from agents.ledger import Ledger
+from agents.node import Node, listen_on, warning
+from agents.placement import PlacementFile, check_report, decode_placement, encode_placement
+from agents.supervisor import Latest
+from agents.workers import messages as m
+from bridge import limits
+from bridge.errors import PeerError
+from bridge.errors import clock as clock_words
+from bridge.flows import Flow
+from bridge.identity.identity_file import store_identity
+from bridge.identity.issuer import Issuer, make_csr, read_csr
+from inventory.authority.enrolments import read_enrolment
+from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
+from inventory.home import lock_home, read_file, read_secret, write_file
+from inventory.model import Health, Instance, Presence
+from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
+from inventory.registries.embedded import EmbeddedRegistry, open_registry
+from inventory.snapshot import Snapshot
+
+log = structlog.get_logger()
+
+_PREFACE_RELAY = b"MBR1 "
+_PREFACE_ENROL = b"MBE1\n"
+_PLACEMENT_FILE = "placement.json"
+
+
+class GatewayAgent(Node):
+    """One gateway with its registry."""
+
+    def __init__(self, home: Path, config: HomeConfig, registry: EmbeddedRegistry, ledger: Ledger, *, metrics: str | None) -> None:
+        super().__init__(home, config, ledger.state.root_certificate, metrics=metrics)
+        self._registry = registry
+        self._ledger = ledger
+        self._issuer = Issuer.from_pem(read_secret(home / "issuer.pem").decode(), where=str(home / "issuer.pem"))
+        self._paths = Paths(self._join)
+        self._control = ControlServer(self, self._paths.offer)
+        self._enrolment = EnrolmentServer(
+            home, registry, self._issuer, state=lambda: self.snapshot.authority, latest=lambda: self._ledger.latest,
+            lifetime=config.certificate_lifetime,
+        )  # fmt: skip
+        self._leases: dict[str, float] = {}
+        """Host -> monotonic time until which it counts as here without a session."""
+        self._streams_of: dict[str, int] = {}
+        self._save = Latest()
+        self._alarms: dict[str, str] = {}
+        placement = _load_placement(home)
+        self.snapshot = Snapshot(
+            authority=ledger.state,
+            allows=ledger.allows,
+            presence=placement.presence,
+            reported=placement.reported,
+            health=placement.health,
+            revision=1,
+        )
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        now = trio.current_time()
+        self._leases = {host: now + limits.LEASE for host, p in self.snapshot.presence.items() if p.online}
+        await self._tell_worker()
+        await self.worker.listen(m.ListenTunnels(), listen_on(self.config.listen or self._own_address()))
+        nursery.start_soon(self._follow_registry)
+        nursery.start_soon(self._save_changes)
+        nursery.start_soon(self._end_leases)
+        nursery.start_soon(self._paths.sweep)
+
+    def _own_address(self) -> str:
+        gateway = self.snapshot.authority.gateways.get(self.name)
+        if gateway is None:
+            raise InputError(f"gateway {self.name} is not in the authority log", where=str(self.home))
+        return gateway.address
+
+    # --- authority ------------------------------------------------------------------------------------------------
+
+    async def _follow_registry(self) -> None:
+        """Whatever the registry says anew is verified before it counts; what does not verify is an alarm, and the last
+        good state stays in force."""
+        revision = -1
+        while True:
+            try:
+                revision = await self._registry.watch(revision)
+                if await self._ledger.follow(self._registry):
+                    await self._ledger.remember(self.home)
+                    await self._authority_changed()
+                self._alarms.pop("registry", None)
+            except MeshError as exc:
+                self._alarms["registry"] = str(exc)
+                log.error("the registry cannot be followed", reason=str(exc), hint=exc.hint)
+                await trio.sleep(limits.REGISTRY_RETRY)
+
+    async def _authority_changed(self) -> None:
+        before = self.snapshot
+        self.snapshot = before.evolved(
+            authority=self._ledger.state, allows=self._ledger.allows, revision=before.revision + 1
+        )
+        await self._tell_worker()
+        for host in self._control.hosts:
+            if self.snapshot.host(host) is None or self.snapshot.host_revoked(host) is not None:
+                # It is told first, so that its own agent can say why (its streams are cut at both ends in any case).
+                self._nursery.start_soon(self._end_session, host)
+        for path_id, (a, b) in list(self._paths.joined.items()):
+            if any(self.snapshot.host(h) is None or self.snapshot.host_revoked(h) is not None for h in (a, b)):
+                await self.worker.tell(m.Unjoin(id=path_id, reason="an end of the path is revoked or removed"))
+        self._control.publish()
+
+    async def _end_session(self, host: str) -> None:
+        await trio.sleep(limits.DRAIN_NOTICE)
+        if self.snapshot.host(host) is None or self.snapshot.host_revoked(host) is not None:
+            self._control.end(host)
+
+    async def _tell_worker(self) -> None:
+        # A gateway's worker decides who may connect, not which service may be used: it needs no rules and no invites.
+        state = dataclasses.replace(self.snapshot.authority, invites={}, policy=None)
+        await self.worker.know(m.Authority(state=state, allows=()))
+        self.metrics.estate(
+            services=self.snapshot.services.keys(), number=self.snapshot.authority.number, as_of=clock.now()
+        )
+
+    # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
+
+    def view(self) -> EstateView:
+        return EstateView(self.snapshot, self._ledger.latest, self._ledger.slicer)
+
+    async def admitted(self, host: str, key: str) -> str | None:
+        if self.snapshot.host(host) is None:
+            return f"host {host} is not in the authority log"
+        spiffe = SpiffeId(self.config.trust_domain, "host", host)
+        revoked = self.snapshot.is_revoked(str(spiffe), key)
+        if revoked is not None:
+            return f"revoked: {revoked}"
+        enrolled = await read_enrolment(self._registry, "host", host)
+        if enrolled is not None and enrolled.key != key:
+            return f"host {host} was enrolled again with another key"
+        return None
+
+    def connected(self, host: str, hello: c.Hello) -> None:
+        self._leases.pop(host, None)
+        if hello.number > self.snapshot.authority.number:
+            self._alarms["behind"] = (
+                f"host {host} has seen entry {hello.number}, our log ends at {self.snapshot.authority.number}: "
+                "the registry went back, or another gateway is ahead"
+            )
+            log.error("registry is behind a host", host=host, seen=hello.number, ours=self.snapshot.authority.number)
+        presence = Presence(host=host, online=True, advertise=hello.advertise, gateways=(self.name,))
+        self._place(presence={**self.snapshot.presence, host: presence})
+
+    def disconnected(self, host: str) -> None:
+        """It may be back at once, and its peers may still reach it: it counts as here for one more lease."""
+        self._leases[host] = trio.current_time() + limits.LEASE
+        self._streams_of.pop(host, None)
+        log.info("host disconnected", host=host)
+
+    def reported(self, host: str, report: c.Report) -> None:
+        instances, refused = check_report(
+            self.snapshot.authority, host, report.instances, most=limits.INSTANCES_PER_HOST
+        )
+        for reason in refused:
+            log.warning("part of a report was refused", host=host, reason=reason)
+        self._streams_of[host] = report.streams
+        mine = {i.id for i in instances} | {
+            i.id for i in self.snapshot.authority.instances.values() if i.host == host
+        }
+        health = {i: h for i, h in self.snapshot.health.items() if i.split("/")[1:2] != [host]}
+        health.update({i: h for i, h in report.health.items() if i in mine})
+        reported = dict(self.snapshot.reported)
+        reported.pop(host, None)
+        if instances:
+            reported[host] = instances
+        if reported != self.snapshot.reported or health != self.snapshot.health:
+            self._place(reported=reported, health=health)
+
+    def _place(
+        self,
+        *,
+        presence: dict[str, Presence] | None = None,
+        reported: dict[str, tuple[Instance, ...]] | None = None,
+        health: dict[str, Health] | None = None,
+    ) -> None:
+        changes: dict[str, Any] = {"presence": presence, "reported": reported, "health": health}
+        given = {name: value for name, value in changes.items() if value is not None}
+        self.snapshot = self.snapshot.evolved(**given, revision=self.snapshot.revision + 1)
+        self._control.publish()
+        self._save.ask()
+
+    def host_flowed(self, host: str, records: tuple[Flow, ...]) -> None:
+        for flow in records:
+            self.flow_log.append(flow)
+
+    async def renew(self, host: str, key: str, csr: bytes) -> str:
+        refusal = await self.admitted(host, key)
+        if refusal is not None:
+            raise AnswerIsNo(refusal)
+        if read_csr(csr).key != key:
+            raise AnswerIsNo("a renewal is for the key that the host was enrolled with")
+        return self._issue(csr, SpiffeId(self.config.trust_domain, "host", host))
+
+    def _issue(self, csr: bytes, spiffe: SpiffeId) -> str:
+        issued = self._issuer.issue(csr, spiffe, now=clock.now(), lifetime=self.config.certificate_lifetime)
+        log.info("certificate issued", spiffe_id=issued.record.spiffe_id, serial=issued.record.serial, key=issued.record.key)
+        return issued.chain_pem
+
+    async def _end_leases(self) -> None:
+        """Hosts that did not come back in time are no longer here."""
+        while True:
+            await trio.sleep(1.0)
+            now = trio.current_time()
+            gone = [host for host, until in self._leases.items() if until < now]
+            for host in gone:
+                del self._leases[host]
+            presence = dict(self.snapshot.presence)
+            for host in gone:
+                known = presence.get(host)
+                if known is not None and known.online and host not in self._control.hosts:
+                    presence[host] = Presence(host=host, online=False, advertise=known.advertise)
+            if gone and presence != self.snapshot.presence:
+                self._place(presence=presence)
+
+    # --- guests ---------------------------------------------------------------------------------------------------
+
+    async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+        match message:
+            case m.Guest():
+                self._nursery.start_soon(self._guest, fds[0], message.remote)
+            case m.ControlStream():
+                spiffe = parse_spiffe_id(message.spiffe_id)
+                self._nursery.start_soon(self._control.serve, fds[0], spiffe.name, message.key, message.remote)
+            case m.Unjoined():
+                self._paths.ended(message.id)
+            case _:
+                for sock in fds:
+                    sock.close()
+
+    async def _guest(self, sock: socket.socket, remote: str) -> None:
+        """A connection that began with a preface: a host with a ticket, or somebody with a token. Its one guard."""
+        sock.setblocking(False)
+        owned = True
+        try:
+            with trio.fail_after(limits.PREAUTH_TIMEOUT):
+                line = await read_preface(sock)
+                if line == _PREFACE_ENROL:
+                    owned = False
+                    await self._enrolment.serve(sock, remote)
+                elif line.startswith(_PREFACE_RELAY):
+                    await self._paths.arrive(line[len(_PREFACE_RELAY) : -1].decode("ascii", "replace"), sock)
+                    owned = False
+                else:
+                    raise PeerError(f"unknown preface {shown(line.decode('latin-1'))}")
+        except trio.TooSlowError:
+            log.info("guest was too slow", remote=remote)
+        except MeshError as exc:
+            log.info("guest refused", remote=remote, reason=exc.what)
+        except Exception as exc:
+            log.error("guest ended by a bug", remote=remote, error=repr(exc))
+        finally:
+            if owned:
+                sock.close()
+
+    async def _join(self, joined: Joined) -> None:
+        message = m.Join(id=joined.id, a=joined.a, b=joined.b)
+        told = await self.worker.tell(message, [s.fileno() for s in joined.sockets])
+        for sock in joined.sockets:
+            sock.close()
+        if not told:
+            self._paths.ended(joined.id)
+
+    def worker_started(self) -> None:
+        self._paths.forget_joined()
+
+    # --- own certificate, disk ------------------------------------------------------------------------------------
+
+    async def renew_identity(self) -> None:
+        chain = self._issue(make_csr(self.identity.key), self.spiffe)
+        self.identity = await trio.to_thread.run_sync(
+            partial(
+                store_identity,
+                self.home / "identity.pem",
+                self.identity.key,
+                chain,
+                spiffe=self.spiffe,
+                root_pem=self._root,
+                now=clock.now(),
+            )
+        )
+
+    async def _save_changes(self) -> None:
+        while True:
+            await self._save.asked()
+            await trio.sleep(limits.SAVE_DELAY)
+            text = encode_placement(self.snapshot, clock.now())
+            try:
+                await trio.to_thread.run_sync(write_file, self.home / _PLACEMENT_FILE, text)
+                self._alarms.pop("save", None)
+            except MeshError as exc:
+                self._alarms["save"] = f"placement is not saved: {exc}"
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    async def admin(self, connection: AdminConnection, command: str, arguments: dict[str, Any]) -> Any:
+        match command:
+            case "nudge":
+                self._registry.nudge()
+                return {}
+            case "hosts":
+                return {
+                    name: {
+                        "online": name in self._control.hosts,
+                        "advertise": p.advertise,
+                        "streams": self._streams_of.get(name, 0),
+                    }
+                    for name, p in sorted(self.snapshot.presence.items())
+                }
+            case "health":
+                return {i: msgspec.to_builtins(h) for i, h in sorted(self.snapshot.health.items())}
+            case "streams" | "cut":
+                return await self._host_streams(command, parse_host(str(arguments["host"])), arguments)
+            case _:
+                raise InputError(f"a gateway has no command {shown(command)}")
+
+    async def _host_streams(self, command: str, host: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        try:
+            if command == "cut":
+                answer = await self._control.cut(host, str(arguments.get("reason", "cut by an operator")))
+            else:
+                answer = await self._control.streams(host)
+        except ControlEnded as exc:
+            raise Unavailable(exc.what) from None
+        except Unavailable:
+            if host in self._control.hosts or command == "cut":
+                raise
+            return {"online": False, "streams": []}
+        return {"online": True, "cut": answer.cut, "streams": [msgspec.to_builtins(f) for f in answer.streams]}
+
+    def status(self) -> dict[str, Any]:
+        snapshot = self.snapshot
+        return {
+            "address": self.config.listen or self._own_address(),
+            "issuer_ends": clock_words(self._issuer.not_after),
+            "paths": len(self._paths.joined),
+            "hosts": [
+                {
+                    "name": name,
+                    "state": self._host_state(name),
+                    "advertise": (presence := snapshot.presence.get(name, Presence(host=name))).advertise or "",
+                    "streams": self._streams_of.get(name, 0),
+                }
+                for name in sorted(snapshot.authority.hosts)
+            ],
+            "services": [
+                {
+                    "name": service.name,
+                    "port": service.port,
+                    "instances": len(service.instances),
+                    "passing": sum(1 for i in service.instances if snapshot.health_of(i).state == "passing"),
+                }
+                for service in sorted(snapshot.services.values(), key=lambda s: s.name)
+            ],
+        }
+
+    def _host_state(self, name: str) -> str:
+        host = self.snapshot.host(name)
+        if self.snapshot.host_revoked(name) is not None:
+            return "revoked"
+        if host is not None and host.draining is not None:
+            return "draining"
+        return "online" if name in self._control.hosts else "away"
+
+    def warnings(self) -> list[dict[str, str]]:
+        found = [warning(code, text, severity="error") for code, text in self._alarms.items()]
+        if self.snapshot.authority.policy is None:
+            found.append(warning("no-policy", "no policy is applied, so nothing is allowed"))
+        return found
+
+
+def _load_placement(home: Path) -> PlacementFile:
+    path = home / _PLACEMENT_FILE
+    with contextlib.suppress(MeshError):
+        if path.exists():
+            return decode_placement(read_file(path))
+    return PlacementFile()
+
+
+async def read_preface(sock: socket.socket) -> bytes:
+    """The first line, and not a byte more: what follows belongs to TLS. Raises PeerError."""
+    while True:
+        await trio.lowlevel.wait_readable(sock)
+        try:
+            seen = sock.recv(limits.PREFACE_MAX, socket.MSG_PEEK)
+        except BlockingIOError:
+            continue
+        except OSError as exc:
+            raise PeerError(f"the connection broke: {exc.strerror}") from None
+        end = seen.find(b"\n") + 1
+        if end:
+            return sock.recv(end)
+        if not seen or len(seen) >= limits.PREFACE_MAX:
+            raise PeerError("the preface is not a line")
+        # Readable stays true while bytes are left unread: wait for more of them, not for the same ones.
+        await trio.sleep(limits.PREFACE_POLL)
+
+
+async def run(home: Path, *, metrics: str | None = None) -> int:
+    """Run the gateway of this home until it is told to end; the exit code.
+
+    Raises:
+        MeshError: the home cannot be used, or the port cannot be bound.
+    """
+    config = load_config(home)
+    if config.role != "gateway":
+        raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge {config.role} run")
+    with lock_home(home):
+        async with open_registry(home / "registry.db") as registry:
+            ledger = await Ledger.load(registry, home, config.genesis)
+            return await GatewayAgent(home, config, registry, ledger, metrics=metrics).run()

@@ -1,0 +1,437 @@
+"""I/O: the agent on a host. Wiring only: read `start` top to bottom to see what an agent is.
+
+What it believes is its slice of the authority log, verified entry by entry; what gateways say about places is kept
+beside it. Both are on disk, so it starts and serves with every gateway away.
+"""
+
+from __future__ import annotations
+
+import socket
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import structlog
+import trio
+
+from agents import clock
+from agents.admin_socket import AdminConnection
+from agents.checks.runner import Checker
+from agents.control import messages as c
+from agents.control.client import GatewayLink
+from agents.estate import HomeConfig, load_config
+from agents.known import Known
+from agents.namespace import Namespace
+from agents.node import VERSION, Node, listen_on, warning
+from agents.supervisor import Latest
+from agents.workers import messages as m
+from bridge import limits
+from bridge.dns.hosts_file_edit import update_hosts_file
+from bridge.dns.server import serve as serve_dns
+from bridge.errors import PeerError
+from bridge.errors import clock as clock_words
+from bridge.flows import Flow
+from bridge.identity.identity_file import store_identity
+from bridge.identity.issuer import make_csr
+from inventory.endpoints import Endpoint, parse_endpoint
+from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
+from inventory.home import lock_home, read_file, write_file
+from inventory.loading.services_file import load_services
+from inventory.model import Health, Instance
+from inventory.names import parse_service_name
+
+log = structlog.get_logger()
+
+DNS_PORT = 5300
+_PROBLEM_RETRY = 10.0
+
+
+class HostAgent(Node):
+    """One host's agent."""
+
+    def __init__(
+        self, home: Path, config: HomeConfig, known: Known, *, metrics: str | None, dns: str | None, hosts_file: Path | None
+    ) -> None:
+        super().__init__(home, config, known.slice.genesis.root_certificate, metrics=metrics)
+        self.known = known
+        self.snapshot = known.snapshot
+        self.namespace = Namespace(home, config.addresses, listen=self.worker.listen, unlisten=self.worker.unlisten)
+        self._dns = parse_endpoint(dns or config.dns, zero_ok=True) if dns or config.dns else None
+        self._hosts_file = hosts_file
+        self._links: dict[str, GatewayLink] = {}
+        self._own: tuple[Instance, ...] = ()
+        self._health: dict[str, Health] = {}
+        self._epoch = _next_epoch(home)
+        self._changed = Latest()
+        self._save = Latest()
+        self._adopted: dict[int, trio.MemorySendChannel[m.Adopted]] = {}
+        self._adopt_ids = count(1)
+        self._alarms: dict[str, str] = {}
+        self._services: tuple[Instance, ...] = self._load_services()
+        self._checker = Checker(self._checked)
+
+    # --- starting -------------------------------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        if self.config.listen:
+            await self.worker.listen(m.ListenTunnels(), listen_on(self.config.listen))
+        await self._publish()
+        nursery.start_soon(self._checker.run)
+        nursery.start_soon(self._apply_changes)
+        nursery.start_soon(self._save_changes)
+        nursery.start_soon(self._retry_problems)
+        endpoint = self._dns or Endpoint(self.namespace.book.server_address, DNS_PORT)
+        try:
+            await nursery.start(partial(serve_dns, endpoint, lambda: self.namespace.zone, on_bug=_dns_bug))
+        except MeshError as exc:
+            if self._dns is not None:
+                raise
+            # The default place being taken is no reason not to serve: names resolve without DNS as well.
+            self._alarms["dns"] = f"no DNS server: {exc}"
+            log.warning("no DNS server", reason=str(exc))
+        self._follow_gateways()
+
+    def _load_services(self) -> tuple[Instance, ...]:
+        path = self.home / "services.toml"
+        if not path.exists():
+            return ()
+        return load_services(read_file(path), self.name, where=str(path))
+
+    async def reload(self) -> None:
+        self._services = self._load_services()
+        self._changed.ask()
+
+    # --- what is known --------------------------------------------------------------------------------------------
+
+    async def updated(self, gateway: str, update: c.Update) -> None:
+        """A gateway's update: checked, then in force. A gateway that sends what does not verify is not believed."""
+        try:
+            self.known = self.known.updated(update, at=clock.now())
+        except InputError as exc:
+            self._alarms[f"gateway {gateway}"] = f"gateway {gateway} sent what cannot be believed: {exc}"
+            log.error("an update was refused", gateway=gateway, reason=str(exc))
+            raise PeerError(f"its update was refused: {exc.what}") from None
+        self._alarms.pop(f"gateway {gateway}", None)
+        self.snapshot = self.known.snapshot
+        await self._tell_worker()
+        self._changed.ask()
+        self._save.ask()
+
+    async def _tell_worker(self) -> None:
+        snapshot = self.snapshot
+        if snapshot.authority is not self._told[0] or snapshot.allows is not self._told[1]:
+            self._told = (snapshot.authority, snapshot.allows)
+            await self.worker.know(m.Authority(state=snapshot.authority, allows=snapshot.allows))
+        await self.worker.know(
+            m.Placement(
+                revision=snapshot.revision,
+                presence=dict(snapshot.presence),
+                reported={**snapshot.reported, self.name: self._services},
+                health=dict(snapshot.health),
+            )
+        )
+
+    _told: tuple[object, object] = (None, None)
+
+    async def _publish(self) -> None:
+        """Everything that follows from what is known: the worker, the namespace, the checks, the report."""
+        await self._tell_worker()
+        mine = self.snapshot.evolved(reported={**self.snapshot.reported, self.name: self._services})
+        self._own = mine.offers(self.name)
+        self._checker.set_instances(self._own)
+        self._health = {i: h for i, h in self._health.items() if any(o.id == i for o in self._own)}
+        await self.namespace.sync(mine)
+        self.metrics.estate(
+            services=mine.services.keys(), number=mine.authority.number, as_of=self.known.as_of or clock.now()
+        )
+        if self._hosts_file is not None and self.namespace.zone is not None:
+            await self._write_hosts(self._hosts_file)
+        for link in self._links.values():
+            link.report_changed()
+
+    async def _write_hosts(self, path: Path) -> None:
+        assert self.namespace.zone is not None
+        try:
+            addresses, domain = self.namespace.zone.addresses, self.namespace.zone.domain
+            await trio.to_thread.run_sync(update_hosts_file, path, domain, addresses)
+            self._alarms.pop("hosts-file", None)
+        except MeshError as exc:
+            self._alarms["hosts-file"] = str(exc)
+
+    async def _apply_changes(self) -> None:
+        while True:
+            await self._changed.asked()
+            await self._publish()
+            self._follow_gateways()
+
+    async def _save_changes(self) -> None:
+        while True:
+            await self._save.asked()
+            await trio.sleep(limits.SAVE_DELAY)
+            try:
+                await trio.to_thread.run_sync(self.known.save, self.home)
+                self._alarms.pop("save", None)
+            except MeshError as exc:
+                self._alarms["save"] = f"what is known is not saved: {exc}"
+
+    async def _retry_problems(self) -> None:
+        while True:
+            await trio.sleep(_PROBLEM_RETRY)
+            await self.namespace.retry_problems(self.snapshot)
+
+    # --- gateways -------------------------------------------------------------------------------------------------
+
+    def _follow_gateways(self) -> None:
+        """One link to every gateway that the operator named."""
+        for name in self.snapshot.authority.gateways:
+            if name not in self._links:
+                link = self._links[name] = GatewayLink(name, self, self._open_control)
+                self._nursery.start_soon(link.run)
+
+    async def _open_control(self, gateway: str, sock: socket.socket) -> None:
+        known = self.snapshot.authority.gateways.get(gateway)
+        if known is None:
+            raise Unavailable(f"gateway {gateway} was removed")
+        message = m.OpenControl(gateway=gateway, address=known.address)
+        if not await self.worker.tell(message, [sock.fileno()]):
+            raise Unavailable("the data worker is not ready")
+
+    def hello(self) -> c.Hello:
+        return c.Hello(
+            version=VERSION, epoch=self._epoch, number=self.known.slice.number, advertise=self.config.advertise
+        )
+
+    def report(self) -> c.Report:
+        health = dict(self._health)
+        if self.lifecycle.draining.is_set():
+            health = {i.id: Health(state="failing", reason="its host is shutting down") for i in self._own}
+        return c.Report(instances=self._services, health=health, streams=self.streams)
+
+    async def dial_back(self, gateway: str, message: c.DialBack) -> None:
+        known = self.snapshot.authority.gateways.get(gateway)
+        if known is not None:
+            await self.worker.tell(
+                m.DialBack(peer=message.peer, gateway=gateway, address=known.address, ticket=message.ticket)
+            )
+
+    def link_changed(self) -> None:
+        pass
+
+    def worker_started(self) -> None:
+        for link in self._links.values():
+            link.retry_now()
+
+    async def renew_identity(self) -> None:
+        csr = make_csr(self.identity.key)
+        reasons = []
+        for link in self._links.values():
+            try:
+                chain = await link.renew(csr)
+                self.identity = await trio.to_thread.run_sync(
+                    partial(
+                        store_identity,
+                        self.home / "identity.pem",
+                        self.identity.key,
+                        chain,
+                        spiffe=self.spiffe,
+                        root_pem=self._root,
+                        now=clock.now(),
+                    )
+                )
+                return
+            except MeshError as exc:
+                reasons.append(exc.what)
+        raise Unavailable("; ".join(reasons) or "no gateway is known")
+
+    # --- checks ---------------------------------------------------------------------------------------------------
+
+    def _checked(self, instance_id: str, health: Health) -> None:
+        self._health[instance_id] = health
+        log.info("health changed", instance=instance_id, state=health.state, reason=health.reason)
+        for link in self._links.values():
+            link.report_changed()
+
+    async def before_drain(self) -> None:
+        """Peers hear that our instances are going before we stop taking streams (F08)."""
+        for link in self._links.values():
+            link.report_changed()
+        if any(link.connected for link in self._links.values()):
+            await trio.sleep(limits.DRAIN_NOTICE)
+
+    # --- the worker -----------------------------------------------------------------------------------------------
+
+    async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+        match message:
+            case m.PathNeeded():
+                self._nursery.start_soon(self._find_path, message.peer)
+            case m.ControlEnded():
+                link = self._links.get(message.gateway)
+                if link is not None:
+                    link.failed(message.reason)
+            case m.Adopted():
+                waiting = self._adopted.pop(message.id, None)
+                if waiting is not None:
+                    waiting.send_nowait(message)
+            case _:
+                for sock in fds:
+                    sock.close()
+
+    async def _find_path(self, peer: str) -> None:
+        """Ask the gateways that hold the peer first; the first ticket wins."""
+        presence = self.snapshot.presence.get(peer)
+        near = presence.gateways if presence is not None else ()
+        links = sorted((link for link in self._links.values() if link.connected), key=lambda link: link.gateway not in near)
+        reasons = []
+        for link in links:
+            gateway = self.snapshot.authority.gateways.get(link.gateway)
+            if gateway is None:
+                continue
+            try:
+                ticket = await link.path(peer)
+                found = m.PathFound(peer=peer, gateway=link.gateway, address=gateway.address, ticket=ticket)
+                await self.worker.tell(found)
+                return
+            except MeshError as exc:
+                reasons.append(exc.what)
+        await self.worker.tell(m.PathFailed(peer=peer, reason="; ".join(reasons) or "no gateway is connected"))
+
+    def flowed(self, records: tuple[Flow, ...]) -> None:
+        for link in self._links.values():
+            if link.connected:
+                link.flowed(records)
+                return
+
+    # --- commands -------------------------------------------------------------------------------------------------
+
+    async def admin(self, connection: AdminConnection, command: str, arguments: dict[str, Any]) -> Any:
+        match command:
+            case "resolve":
+                return self._resolve(str(arguments.get("name", "")))
+            case "dial":
+                return await self._dial(connection, str(arguments.get("name", "")))
+            case _:
+                raise InputError(f"a host's agent has no command {command}")
+
+    def _resolve(self, text: str) -> dict[str, Any]:
+        wanted = parse_service_name(text, self.snapshot.authority.namespace)
+        name = f"{wanted.service}.{wanted.site}" if wanted.site else wanted.service
+        found = self.namespace.lookup(name)
+        if found is None:
+            raise AnswerIsNo(
+                f"{name} is not known here: nothing serves it, or no rule lets {self.name} reach it",
+                hint=f"meshbridge policy explain host:{self.name} {wanted.service}",
+            )
+        problem = self.namespace.problems.get(found)
+        if problem is not None:
+            raise Unavailable(problem, hint="free the port; the agent tries again by itself")
+        return {"name": name, "address": found[0], "port": found[1]}
+
+    async def _dial(self, connection: AdminConnection, text: str) -> None:
+        from agents.workers.outbound import user_name
+
+        wanted = parse_service_name(text, self.snapshot.authority.namespace)
+        number = next(self._adopt_ids)
+        send, receive = trio.open_memory_channel[m.Adopted](1)
+        self._adopted[number] = send
+        ours, theirs = socket.socketpair()
+        message = m.Adopt(
+            id=number, service=wanted.service, site=wanted.site, user=user_name(connection.peer.uid)
+        )
+        try:
+            with trio.move_on_after(limits.OPEN_WAIT_TIMEOUT + 1):
+                if not await self.worker.tell(message, [theirs.fileno()]):
+                    raise Unavailable("the data worker is not ready", hint="try again")
+                answer = await receive.receive()
+                if answer.error:
+                    kind = AnswerIsNo if answer.denied else Unavailable
+                    raise kind(answer.error, hint=answer.hint)
+                await connection.take_over(ours)
+                return
+            raise Unavailable(f"{wanted.service} did not answer in time")
+        finally:
+            self._adopted.pop(number, None)
+            theirs.close()
+            ours.close()
+
+    def status(self) -> dict[str, Any]:
+        snapshot = self.snapshot
+        return {
+            "host": {"advertise": self.config.advertise, "listen": self.config.listen},
+            "gateways": [
+                {
+                    "name": name,
+                    "address": gateway.address,
+                    "state": "connected" if (link := self._links.get(name)) and link.connected else "away",
+                    "reason": link.last_error if link else "",
+                }
+                for name, gateway in sorted(snapshot.authority.gateways.items())
+            ],
+            "known_since": clock_words(self.known.as_of) if self.known.as_of else "never",
+            "services": [
+                {
+                    "name": name,
+                    "address": f"{found[0]}:{found[1]}" if (found := self.namespace.lookup(name)) else "",
+                    "instances": len(service.instances) if (service := snapshot.service(meant.service)) else 0,
+                    "passing": sum(1 for i in service.instances if snapshot.health_of(i).state == "passing")
+                    if service
+                    else 0,
+                }
+                for name, (meant, _) in sorted(self.namespace.names.items())
+            ],
+            "instances_here": [
+                {
+                    "id": i.id,
+                    "state": (health := self._health.get(i.id, Health())).state,
+                    "reason": health.reason,
+                }
+                for i in self._own
+            ],
+        }
+
+    def warnings(self) -> list[dict[str, str]]:
+        found = [warning("cannot-bind", why, severity="error") for why in self.namespace.problems.values()]
+        found += [warning(code.split()[0], text, severity="error") for code, text in self._alarms.items()]
+        if self._links and not any(link.connected for link in self._links.values()):
+            ends = clock_words(self.identity.leaf.not_after)
+            text = f"no gateway is connected; what is known stays in force, and this host's certificate ends at {ends}"
+            found.append(warning("no-gateway", text))
+        revoked = self.snapshot.host_revoked(self.name)
+        if revoked is not None:
+            found.append(warning("revoked", f"this host is revoked: {revoked}", severity="error"))
+        found += [
+            warning("no-address", f"no address is left for {name}; enlarge --addresses") for name in self.namespace.book.without
+        ]
+        return found
+
+
+def _dns_bug(error: Exception) -> None:
+    log.error("a DNS query was dropped by a bug", error=repr(error))
+
+
+def _next_epoch(home: Path) -> int:
+    """Grows with every start; of two sessions of one identity the gateway keeps the later (F19)."""
+    path = home / "epoch"
+    try:
+        before = msgspec.json.decode(read_file(path), type=int) if path.exists() else 0
+    except msgspec.DecodeError:
+        before = 0
+    epoch = max(before + 1, int(clock.now()))
+    write_file(path, str(epoch).encode())
+    return epoch
+
+
+async def run(home: Path, *, metrics: str | None = None, dns: str | None = None, hosts_file: Path | None = None) -> int:
+    """Run the agent of this home until it is told to end; the exit code.
+
+    Raises:
+        MeshError: the home cannot be used, or a port cannot be bound.
+    """
+    config = load_config(home)
+    if config.role != "host":
+        raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge {config.role} run")
+    with lock_home(home):
+        known = Known.load(home, config.genesis)
+        agent = HostAgent(home, config, known, metrics=metrics, dns=dns, hosts_file=hosts_file)
+        return await agent.run()

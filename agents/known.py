@@ -1,0 +1,148 @@
+"""I/O: last known good: what a host knows, verified, in memory and on disk (F13, F14).
+
+    authority.slice   signed entries; believed after they were verified again
+    allows.json       the allow rules of the policy, with their proofs, by policy number
+    placement.json    where things were
+
+Rules are written before the entries that name them, so that at every moment the disk holds a policy with its rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from agents.control.messages import Update
+from agents.placement import PlacementFile, decode_placement, encode_placement
+from inventory.authority import Slice
+from inventory.errors import InputError, MeshError
+from inventory.home import read_file, write_file
+from inventory.policy_document import PolicySlice, verify_slice
+from inventory.policy_rules import Rule
+from inventory.snapshot import Snapshot
+from inventory.strict_json import decode
+
+log = structlog.get_logger()
+
+V = TypeVar("V")
+
+SLICE_FILE = "authority.slice"
+ALLOWS_FILE = "allows.json"
+PLACEMENT_FILE = "placement.json"
+_ALLOWS_MAX_BYTES = 64 * 1024 * 1024
+
+
+class _Allows(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_field="format", tag="allows-v1"):
+    """allows.json: policy entry number -> rules."""
+
+    policies: dict[str, PolicySlice]
+
+
+@dataclass(frozen=True)
+class Known:
+    """An immutable moment of what a host knows. `as_of` is unix seconds, 0 when no gateway has ever said anything."""
+
+    slice: Slice
+    leaves: PolicySlice
+    older: tuple[int, PolicySlice] | None
+    snapshot: Snapshot
+    as_of: float
+
+    @classmethod
+    def start(cls, slice_: Slice, leaves: PolicySlice, placement: PlacementFile) -> Known:
+        """Raises InputError: a rule does not belong to the policy."""
+        snapshot = Snapshot(
+            authority=slice_.state,
+            allows=_rules(slice_, leaves),
+            presence=placement.presence,
+            reported=placement.reported,
+            health=placement.health,
+        )
+        return cls(slice_, leaves, None, snapshot, placement.at)
+
+    @classmethod
+    def load(cls, home: Path, genesis: str) -> Known:
+        """From disk.
+
+        Raises:
+            MeshError: authority.slice is missing or does not verify. Damage to the other files costs only what was in
+            them: no rules means that nothing is allowed until a gateway sends them again.
+        """
+        path = home / SLICE_FILE
+        try:
+            slice_ = Slice.decode(read_file(path), genesis)
+        except InputError as exc:
+            raise InputError(exc.what, where=str(path), hint="enrol this host again: `host token`, `agent join`") from None
+        leaves: PolicySlice = ()
+        placement = PlacementFile()
+        try:
+            if (home / ALLOWS_FILE).exists():
+                kept = decode(
+                    read_file(home / ALLOWS_FILE), _Allows, max_bytes=_ALLOWS_MAX_BYTES, what="allow rules on disk"
+                )
+                leaves = kept.policies.get(str(slice_.state.policy_number), ())
+                _rules(slice_, leaves)
+        except MeshError as exc:
+            leaves = ()
+            log.error("the policy's rules on disk cannot be used; nothing is allowed until a gateway answers", reason=str(exc))
+        try:
+            if (home / PLACEMENT_FILE).exists():
+                placement = decode_placement(read_file(home / PLACEMENT_FILE))
+        except MeshError as exc:
+            log.error("placement on disk cannot be used", reason=str(exc))
+        return cls.start(slice_, leaves, placement)
+
+    def updated(self, update: Update, *, at: float) -> Known:
+        """What is known after a gateway's update.
+
+        Raises:
+            InputError: an entry or a rule in it does not verify; nothing of it counts then.
+        """
+        slice_ = self.slice.applied(update.entries, update.dropped) if update.entries or update.dropped else self.slice
+        before, after = self.snapshot, slice_.state if slice_ is not self.slice else self.snapshot.authority
+        same_policy = after.policy_number == before.authority.policy_number
+        leaves = update.leaves if update.leaves is not None else self.leaves if same_policy else ()
+        allows = before.allows if leaves is self.leaves and same_policy else _rules(slice_, leaves)
+        older = self.older if same_policy else (before.authority.policy_number, self.leaves)
+        base = before.evolved(presence={}, reported={}, health={}) if update.full else before
+        snapshot = before.evolved(
+            authority=after,
+            allows=allows,
+            presence=_merged(base.presence, update.presence),
+            reported=_merged(base.reported, {host: mine or None for host, mine in update.reported.items()}),
+            health=_merged(base.health, update.health),
+            revision=update.revision,
+        )
+        return replace(self, slice=slice_, leaves=leaves, older=older, snapshot=snapshot, as_of=at)
+
+    def save(self, home: Path) -> None:
+        """Raises MeshError; what is on disk is intact then."""
+        policies = {str(self.snapshot.authority.policy_number): self.leaves}
+        if self.older is not None:
+            policies[str(self.older[0])] = self.older[1]
+        write_file(home / ALLOWS_FILE, msgspec.json.encode(_Allows(policies)))
+        write_file(home / SLICE_FILE, self.slice.encode())
+        write_file(home / PLACEMENT_FILE, encode_placement(self.snapshot, self.as_of))
+
+
+def _rules(slice_: Slice, leaves: PolicySlice) -> tuple[Rule, ...]:
+    policy = slice_.state.policy
+    return verify_slice(policy, leaves) if policy is not None else ()
+
+
+def _merged(before: Mapping[str, V], changes: Mapping[str, V | None]) -> Mapping[str, V]:
+    """`before` with `changes`, in which None takes away; `before` itself when there are none."""
+    if not changes:
+        return before
+    after = dict(before)
+    for key, value in changes.items():
+        if value is None:
+            after.pop(key, None)
+        else:
+            after[key] = value
+    return after

@@ -1,0 +1,315 @@
+"""I/O: what a host's agent and a gateway have in common: the worker, the records, the admin socket, metrics, the end.
+
+A node reads its home, starts its data worker, then serves until told to drain. The subclasses add what they know
+(`host_agent`, `gateway_agent`); this file never knows whether there is a registry.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import structlog
+import trio
+
+from agents import clock
+from agents.admin_socket import AdminConnection, serve_admin
+from agents.estate import HomeConfig
+from agents.lifecycle import Lifecycle, say_ready
+from agents.supervisor import DataWorkerProcess
+from agents.workers import messages as m
+from bridge import limits
+from bridge.errors import clock as clock_words
+from bridge.flow_log import FlowLog
+from bridge.flows import Flow
+from bridge.identity.identity_file import Identity, load_identity
+from bridge.metrics import LiveMetrics, Metrics, NoMetrics
+from bridge.metrics_server import Page, serve_metrics
+from inventory.endpoints import Endpoint, parse_endpoint
+from inventory.errors import MeshError, Unavailable
+from inventory.names import SpiffeId
+from inventory.snapshot import Snapshot
+
+log = structlog.get_logger()
+
+VERSION = version("meshbridge")
+_BACKLOG = 1024
+
+
+class Node:
+    """One running node. `home` is locked by the caller for as long as it runs."""
+
+    def __init__(self, home: Path, config: HomeConfig, root_certificate: str, *, metrics: str | None) -> None:
+        self.home = home
+        self.config = config
+        self.name = config.name
+        self.role = config.role
+        self.snapshot: Snapshot
+        self.identity: Identity = load_identity(home / "identity.pem")
+        self.lifecycle = Lifecycle()
+        self.flow_log = FlowLog(home, monotonic=trio.current_time, now=clock.now)
+        self.metrics_endpoint = parse_endpoint(metrics, zero_ok=True) if metrics else None
+        self.metrics: Metrics = LiveMetrics(version=VERSION, now=clock.now) if metrics else NoMetrics()
+        self.started = clock.now()
+        self.tunnels: tuple[m.TunnelState, ...] = ()
+        self.streams = 0
+        self.ready = False
+        self._root = root_certificate
+        self._nursery: trio.Nursery
+        self._ids = count(1)
+        self._stream_lists: dict[int, trio.MemorySendChannel[m.StreamList]] = {}
+        begin = m.Begin(
+            home=str(home),
+            trust_domain=config.trust_domain,
+            role=config.role,
+            name=config.name,
+            site=None,
+            root_certificate=root_certificate,
+        )
+        self.worker = DataWorkerProcess(
+            begin, on_message=self._worker_said, on_start=self.worker_started, on_end=self._worker_ended
+        )
+
+    @property
+    def spiffe(self) -> SpiffeId:
+        return SpiffeId(self.config.trust_domain, "gateway" if self.role == "gateway" else "host", self.name)
+
+    # --- what subclasses add --------------------------------------------------------------------------------------
+
+    async def start(self, nursery: trio.Nursery) -> None:
+        """Start what is specific to this kind of node; return when it serves."""
+        raise NotImplementedError
+
+    async def before_drain(self) -> None:
+        """Tell others that no new streams should come."""
+
+    def worker_started(self) -> None:
+        """A (new) data worker has been told everything."""
+
+    async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+        raise NotImplementedError
+
+    def flowed(self, records: tuple[Flow, ...]) -> None:
+        """Flow records of our own streams."""
+
+    async def admin(self, connection: AdminConnection, command: str, arguments: dict[str, Any]) -> Any:
+        """A command that only this kind of node knows."""
+        raise MeshError(f"unknown command {command}")
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+    def warnings(self) -> list[dict[str, str]]:
+        return []
+
+    async def reload(self) -> None:
+        """SIGHUP."""
+
+    async def renew_identity(self) -> None:
+        """Get a new certificate. Raises MeshError."""
+        raise NotImplementedError
+
+    # --- running --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> int:
+        """Serve until told to end; the exit code: 0, or 1 when the drain deadline cut streams."""
+        code = 0
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await nursery.start(self.lifecycle.watch_signals)
+            nursery.start_soon(self.worker.run)
+            nursery.start_soon(self.flow_log.run)
+            await self.start(nursery)
+            await nursery.start(partial(serve_admin, self.home, self._admin))
+            if self.metrics_endpoint is not None:
+                await self._serve_metrics(nursery, self.metrics_endpoint)
+            nursery.start_soon(self._reloads)
+            nursery.start_soon(self._renewals)
+            self.ready = True
+            say_ready(f"meshbridge: {self.role} {self.name} of {self.config.trust_domain} is ready")
+            await self.lifecycle.draining.wait()
+            code = await self._drain()
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def _drain(self) -> int:
+        """No new streams; live ones may end until the deadline; what is left is cut."""
+        log.info("draining", streams=self.streams)
+        with trio.move_on_after(limits.DRAIN_DEADLINE):
+            await self.before_drain()
+            await self.worker.know(m.Drain(reason="shutting down"))
+            while not self.lifecycle.stopping.is_set():
+                if not await self.live_streams():
+                    return 0
+                with trio.move_on_after(limits.DRAIN_POLL):
+                    await self.lifecycle.stopping.wait()
+        cut = await self.cut_streams("the drain deadline has passed")
+        if cut:
+            log.warning("streams were cut at shutdown", count=len(cut))
+        return 1 if cut else 0
+
+    async def _serve_metrics(self, nursery: trio.Nursery, endpoint: Endpoint) -> None:
+        pages = {
+            "/metrics": lambda: Page(200, self.metrics.render(), "text/plain; version=0.0.4; charset=utf-8"),
+            "/livez": lambda: Page(200, b"ok\n"),
+            "/readyz": lambda: Page(200, b"ok\n") if self.ready else Page(503, b"not ready\n"),
+        }
+        report = partial(log.error, "metrics page failed")
+        bound = await nursery.start(partial(serve_metrics, endpoint, pages, report_error=lambda e: report(error=repr(e))))
+        log.info("metrics are served", endpoint=str(bound))
+
+    async def _reloads(self) -> None:
+        async for _ in self.lifecycle.reloads():
+            try:
+                await self.reload()
+                log.info("reloaded")
+            except MeshError as exc:
+                log.error("reload refused; everything stays as it was", reason=str(exc), hint=exc.hint)
+
+    async def _renewals(self) -> None:
+        """A new certificate at half of the old one's life, asked for until it comes."""
+        from bridge.identity.identity_file import renewal_at
+
+        while True:
+            self.metrics.certificate_expires(self.identity.leaf.not_after)
+            wait = renewal_at(self.identity.leaf) - clock.now()
+            # A wall clock may jump: look again at least every minute.
+            await trio.sleep(min(max(wait, 0.0), 60.0))
+            if clock.now() < renewal_at(self.identity.leaf):
+                continue
+            try:
+                await self.renew_identity()
+                await self.worker.tell(m.IdentityChanged())
+                log.info("certificate renewed", ends=clock_words(self.identity.leaf.not_after))
+            except MeshError as exc:
+                log.warning("certificate not renewed yet", reason=str(exc), ends=clock_words(self.identity.leaf.not_after))
+                await trio.sleep(limits.RENEWAL_RETRY)
+
+    # --- the worker -----------------------------------------------------------------------------------------------
+
+    async def _worker_said(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+        match message:
+            case m.WorkerReport():
+                self.tunnels, self.streams = message.tunnels, message.streams
+                self.metrics.absorb(message.counters, source=str(self.worker.pid))
+                for flow in message.flows:
+                    self.flow_log.append(flow)
+                self.flowed(message.flows)
+            case m.StreamList():
+                waiting = self._stream_lists.pop(message.id, None)
+                if waiting is not None:
+                    waiting.send_nowait(message)
+            case m.Notice():
+                log.info(message.event, text=message.text)
+            case _:
+                await self.worker_message(message, fds)
+
+    def _worker_ended(self, pid: int) -> None:
+        self.tunnels, self.streams = (), 0
+        self.metrics.forget(str(pid))
+
+    async def live_streams(self) -> tuple[Flow, ...]:
+        """Records, so far, of the streams that are open. Raises Unavailable."""
+        return (await self._ask_worker(lambda number: m.ListStreams(id=number))).streams
+
+    async def cut_streams(self, reason: str) -> tuple[Flow, ...]:
+        """End every open stream; their records. Raises Unavailable."""
+        return (await self._ask_worker(lambda number: m.CutAll(id=number, reason=reason))).streams
+
+    async def _ask_worker(self, question: Callable[[int], m.ToWorker]) -> m.StreamList:
+        number = next(self._ids)
+        send, receive = trio.open_memory_channel[m.StreamList](1)
+        self._stream_lists[number] = send
+        with trio.move_on_after(limits.WORKER_START_TIMEOUT):
+            if await self.worker.tell(question(number)):
+                return await receive.receive()
+        self._stream_lists.pop(number, None)
+        raise Unavailable("the data worker does not answer", hint="see the agent's log")
+
+    # --- the admin socket -----------------------------------------------------------------------------------------
+
+    async def _admin(self, connection: AdminConnection, command: str, arguments: dict[str, Any]) -> Any:
+        match command:
+            case "status":
+                return self._status()
+            case "streams" if "host" not in arguments:
+                return {"online": True, "streams": [_flow_dict(f) for f in await self.live_streams()]}
+            case _:
+                return await self.admin(connection, command, arguments)
+
+    def _status(self) -> dict[str, Any]:
+        authority = self.snapshot.authority
+        return {
+            "node": self.name,
+            "role": self.role,
+            "trust_domain": self.config.trust_domain,
+            "version": VERSION,
+            "pid": os.getpid(),
+            "started": clock_words(self.started),
+            "certificate_ends": clock_words(self.identity.leaf.not_after),
+            "authority_number": authority.number,
+            "policy_number": authority.policy_number,
+            "worker": {"pid": self.worker.pid, "restarts": self.worker.restarts},
+            "streams": self.streams,
+            "tunnels": [
+                {
+                    "peer": f"{t.role}:{t.peer}",
+                    "path": f"through {t.via}" if t.via else "direct",
+                    "streams": t.streams,
+                    "age_seconds": t.age,
+                    "peer_certificate_ends": clock_words(t.remote_certificate_ends),
+                }
+                for t in sorted(self.tunnels, key=lambda t: (t.role, t.peer))
+            ],
+            **self.status(),
+            "warnings": self._common_warnings() + self.warnings(),
+        }
+
+    def _common_warnings(self) -> list[dict[str, str]]:
+        found = []
+        left = self.identity.leaf.not_after - clock.now()
+        life = self.identity.leaf.not_after - self.identity.leaf.not_before
+        if left < 0.2 * life:
+            text = f"the certificate ends at {clock_words(self.identity.leaf.not_after)} and could not be renewed"
+            found.append(warning("certificate-ends", text, severity="error" if left < 0 else "warning"))
+        if self.flow_log.dropped:
+            reason = f": {self.flow_log.last_error}" if self.flow_log.last_error else ""
+            found.append(warning("flows-dropped", f"{self.flow_log.dropped} flow records were dropped{reason}"))
+        if self.lifecycle.draining.is_set():
+            found.append(warning("draining", "this node is draining"))
+        return found
+
+
+def warning(code: str, text: str, *, severity: str = "warning") -> dict[str, str]:
+    return {"code": code, "severity": severity, "text": text}
+
+
+def _flow_dict(flow: Flow) -> dict[str, Any]:
+    return {name: getattr(flow, name) for name in flow.__struct_fields__}
+
+
+def listen_on(text: str) -> socket.socket:
+    """A listening TCP socket on `ADDR:PORT`. Raises Unavailable naming who holds the port."""
+    from bridge.ports import holder_of
+
+    endpoint = parse_endpoint(text, zero_ok=True)
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sock = socket.socket(family)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((endpoint.host, endpoint.port))
+        sock.listen(_BACKLOG)
+    except OSError as exc:
+        sock.close()
+        holder = holder_of(endpoint, "tcp")
+        held = f" (held by {holder})" if holder else ""
+        raise Unavailable(f"{text} cannot be listened on: {exc.strerror}{held}", hint="free the port or choose another") from None
+    return sock
+
+
