@@ -180,7 +180,7 @@ def _copy(path: Path, to_path: Path, changes: Sequence[Change]) -> None:
     """A complete copy of the registry at one moment, with `changes` made in it, durable under `to_path`."""
     temporary = to_path.with_name(f".{to_path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        _create_file(temporary)
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
         with (
             _errors_of(path),
             contextlib.closing(_connect(path)) as source,
@@ -199,7 +199,8 @@ def _copy(path: Path, to_path: Path, changes: Sequence[Change]) -> None:
     except OSError as exc:
         raise Unavailable(f"the backup cannot be written: {exc.strerror}", where=str(to_path)) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def _sync(path: Path) -> None:
