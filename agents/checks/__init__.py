@@ -1,0 +1,1 @@
+"""Pure: health checks: what to ask (`spec`), asking once (`probes`), judging (`state`), going on (`runner`)."""
