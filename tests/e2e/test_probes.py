@@ -86,7 +86,7 @@ def bytes_read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     async def counting(self: trio.SocketStream, max_bytes: int | None = None) -> bytes | bytearray:
         data = await original(self, max_bytes)
-            sizes.append(len(data))
+        sizes.append(len(data))
         return data
 
     monkeypatch.setattr(trio.SocketStream, "receive_some", counting)
