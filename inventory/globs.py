@@ -121,37 +121,35 @@ def _why_not_glob(text: str, dotted: bool) -> str | None:
     return None
 
 
-class GlobMasks:
-    """Patterns with a set of bits each; `find` unites the bits of every pattern that matches a name.
+class GlobMap:
+    """Numbers under patterns; `find` gives the numbers of every pattern that matches a name.
 
-    Bits stand for rules. Literals are one dictionary look-up and the rest is reached by its literal prefix, so a
-    look-up costs about the length of the name, not the number of patterns.
+    Literals are one dictionary look-up and the rest is reached by its literal prefix, so a look-up costs about the
+    length of the name, not the number of patterns.
     """
 
     __slots__ = ("_exact", "_lengths", "_prefixed")
 
     def __init__(self) -> None:
         self._exact: dict[str, int] = {}
-        self._prefixed: dict[str, dict[Glob, int]] = {}
+        self._prefixed: dict[str, list[tuple[Glob, int]]] = {}
         self._lengths: list[int] = []
 
-    def add(self, glob: Glob, bits: int) -> None:
-        """Give `bits` to the pattern, in addition to those it has."""
+    def add(self, glob: Glob, number: int) -> None:
+        """Put a number under a pattern that has none yet."""
         if glob.is_literal:
-            self._exact[glob.text] = self._exact.get(glob.text, 0) | bits
+            self._exact[glob.text] = number
             return
-        same_prefix = self._prefixed.setdefault(glob.prefix, {})
-        same_prefix[glob] = same_prefix.get(glob, 0) | bits
+        self._prefixed.setdefault(glob.prefix, []).append((glob, number))
         if len(glob.prefix) not in self._lengths:
             self._lengths = sorted([*self._lengths, len(glob.prefix)])
 
-    def find(self, name: str) -> int:
-        """The bits of every pattern that matches `name`."""
-        bits = self._exact.get(name, 0)
+    def find(self, name: str) -> list[int]:
+        found = [self._exact[name]] if name in self._exact else []
         for length in self._lengths:
             if length > len(name):
                 break
-            for glob, more in self._prefixed.get(name[:length], {}).items():
+            for glob, number in self._prefixed.get(name[:length], ()):
                 if glob.matches(name):
-                    bits |= more
-        return bits
+                    found.append(number)
+        return found

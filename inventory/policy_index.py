@@ -1,8 +1,9 @@
 """Pure: the rules of one policy, arranged so that those about a subject and a service are found without walking all.
 
-A set of rules is a Python integer with one bit per rule (bit i is `rules[i]`). Each pattern has the set of rules that
-name it; a host has the union over the patterns that match it, a service likewise, and the rules about both are one
-`&`. With 10,000 rules such a set is 1.3 kB and the `&` takes a tenth of a microsecond.
+The distinct patterns of all rules are numbered. A set of rules is a Python integer with one bit per rule (bit i is
+`rules[i]`), and each pattern has the set of rules that name it. A host has the union over the patterns that match it, a
+service likewise, and the rules about both are one `&`. With 10,000 rules such a set is 1.3 kB and the `&` takes a tenth
+of a microsecond.
 
 Nothing here decides: see bridge/policy/decide.py.
 """
@@ -13,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from inventory.errors import InputError
-from inventory.globs import GlobMasks
+from inventory.globs import Glob, GlobMap
 from inventory.model import Host, Instance, Service
 from inventory.policy_rules import Rule, canonical_labels, parse_subject, parse_target, parse_until
 from inventory.windows import Window, parse_window
@@ -48,11 +49,15 @@ class _Schedule:
         return self._inside, self._until
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CompiledRule:
     """A rule with what a decision needs of it, parsed."""
 
     rule: Rule
+    sources: tuple[int, ...]
+    """Numbers of its patterns, as in `PolicyIndex.source_patterns`."""
+    targets: tuple[int, ...]
+    """As in `PolicyIndex.target_patterns`."""
     users: frozenset[str]
     """Empty: the rule does not ask who the user is."""
     ends_at: float | None
@@ -72,17 +77,46 @@ class CompiledRule:
         return inside, edge if self.ends_at is None else min(edge, self.ends_at)
 
 
+class _Patterns:
+    """The distinct entries of every `from` (or of every `to`), numbered, each with the set of rules that name it."""
+
+    def __init__(self) -> None:
+        self.rules: list[int] = []
+        """By pattern number: a bit for each rule."""
+        self._numbers: dict[str, int] = {}
+        self._maps: dict[str, GlobMap] = {}
+
+    def add(self, text: str, field: str, glob: Glob, bit: int) -> int:
+        """The number of a pattern over `field` (a kind, or `label:` and a key), which the rule with this bit names."""
+        number = self._numbers.setdefault(text, len(self.rules))
+        if number == len(self.rules):
+            self.rules.append(0)
+            self._maps.setdefault(field, GlobMap()).add(glob, number)
+        self.rules[number] |= bit
+        return number
+
+    def find(self, field: str, value: str) -> list[int]:
+        """Numbers of the patterns over the field that match the value."""
+        return self._maps[field].find(value) if field in self._maps else []
+
+    def find_labels(self, labels: dict[str, str]) -> set[int]:
+        return {n for key, value in canonical_labels(labels) for n in self.find(f"label:{key}", value)}
+
+    def united(self, numbers: Iterable[int]) -> int:
+        """The rules that name any of these patterns."""
+        mask = 0
+        for number in numbers:
+            mask |= self.rules[number]
+        return mask
+
+
 class PolicyIndex:
     """Every rule of one policy, denies and allows, enforced and observed."""
 
     def __init__(self, rules: Iterable[Rule]) -> None:
-        self._sources = {kind: GlobMasks() for kind in ("host", "site", "service", "client")}
-        self._source_labels: dict[str, GlobMasks] = {}
-        self._names = GlobMasks()
-        self._target_labels: dict[str, GlobMasks] = {}
-        # Bits of `_target_labels` stand for label targets, so that "all instances carry it" is asked of each target.
-        self._label_targets: dict[str, int] = {}
-        self._label_target_rules: list[int] = []
+        self._sources = _Patterns()
+        self._targets = _Patterns()
+        self._has_label_targets = False
         self._schedules: dict[str, _Schedule] = {}
         self._hosts: dict[str, tuple[Host, int]] = {}
         self._services: dict[str, tuple[Service, int]] = {}
@@ -93,28 +127,22 @@ class PolicyIndex:
 
     def _add(self, rule: Rule) -> None:
         bit = 1 << len(self.rules)
+        sources, targets = [], []
         for text in rule.sources:
             subject = parse_subject(text)
-            if subject.kind == "label":
-                self._source_labels.setdefault(subject.key, GlobMasks()).add(subject.glob, bit)
-            else:
-                self._sources[subject.kind].add(subject.glob, bit)
+            field = f"label:{subject.key}" if subject.key else subject.kind
+            sources.append(self._sources.add(text, field, subject.glob, bit))
         for text in rule.to:
             target = parse_target(text)
-            if target.key:
-                number = self._label_targets.setdefault(str(target), len(self._label_target_rules))
-                if number == len(self._label_target_rules):
-                    self._label_target_rules.append(0)
-                    self._target_labels.setdefault(target.key, GlobMasks()).add(target.glob, 1 << number)
-                self._label_target_rules[number] |= bit
-            else:
-                self._names.add(target.glob, bit)
+            field = f"label:{target.key}" if target.key else "name"
+            targets.append(self._targets.add(text, field, target.glob, bit))
+            self._has_label_targets |= bool(target.key)
         self.denies |= bit if rule.effect == "deny" else 0
         self.enforced |= bit if rule.mode == "enforce" else 0
         self.naming_users |= bit if rule.user else 0
-        self.rules.append(self._compiled(rule))
+        self.rules.append(self._compiled(rule, tuple(sources), tuple(targets)))
 
-    def _compiled(self, rule: Rule) -> CompiledRule:
+    def _compiled(self, rule: Rule, sources: tuple[int, ...], targets: tuple[int, ...]) -> CompiledRule:
         schedule, readable = None, True
         if rule.when is not None:
             try:
@@ -122,7 +150,15 @@ class PolicyIndex:
             except InputError:
                 readable = False
         ends_at = None if rule.until is None else parse_until(rule.until)
-        return CompiledRule(rule, frozenset(rule.user), ends_at, schedule, readable)
+        return CompiledRule(
+            rule=rule,
+            sources=sources,
+            targets=targets,
+            users=frozenset(rule.user),
+            ends_at=ends_at,
+            schedule=schedule,
+            readable=readable,
+        )
 
     @property
     def everything(self) -> int:
@@ -137,20 +173,25 @@ class PolicyIndex:
         known = self._hosts.get(host.name)
         if known is not None and known[0] is host:
             return known[1]
-        mask = self._sources["host"].find(host.name)
-        if host.site is not None:
-            mask |= self._sources["site"].find(host.site)
-        for service in host.serves:
-            mask |= self._sources["service"].find(service)
-        mask |= _find_labels(self._source_labels, host.labels)
+        mask = self._sources.united(self.source_patterns(host))
         if len(self._hosts) >= REMEMBERED:
             self._hosts.clear()
         self._hosts[host.name] = (host, mask)
         return mask
 
+    def source_patterns(self, host: Host) -> list[int]:
+        """Numbers of the patterns that mean this host."""
+        sources = self._sources
+        found = sources.find("host", host.name)
+        if host.site is not None:
+            found += sources.find("site", host.site)
+        for service in host.serves:
+            found += sources.find("service", service)
+        return [*found, *sources.find_labels(host.labels)]
+
     def from_client(self, name: str) -> int:
         """The rules whose `from` means this agentless client."""
-        return self._sources["client"].find(name)
+        return self._sources.united(self._sources.find("client", name))
 
     def to_service(self, service: Service) -> int:
         """The rules whose `to` means this service, by its name or by its instances' labels."""
@@ -165,28 +206,23 @@ class PolicyIndex:
 
     def to_instances(self, name: str, instances: tuple[Instance, ...]) -> int:
         """As `to_service`, for a service that may have no instance."""
-        mask = self._names.find(name)
-        if not instances or not self._target_labels:
-            return mask
-        carried = [_find_labels(self._target_labels, labels) for labels in _distinct_labels(instances)]
-        on_all, on_any = carried[0], 0
-        for targets in carried:
-            on_all &= targets
-            on_any |= targets
-        for number in bits_of(on_any):
-            rules = self._label_target_rules[number]
-            mask |= rules if on_all >> number & 1 else rules & self.denies
-        return mask
+        for_any, for_deny = self.target_patterns(name, instances)
+        mask = self._targets.united(for_any)
+        return mask | self._targets.united(for_deny) & self.denies if for_deny else mask
 
+    def target_patterns(self, name: str, instances: tuple[Instance, ...]) -> tuple[list[int], set[int]]:
+        """Numbers of the patterns that mean this service, and of those that mean it in a deny only.
 
-def _find_labels(by_key: dict[str, GlobMasks], labels: dict[str, str]) -> int:
-    mask = 0
-    for key, value in canonical_labels(labels):
-        if key in by_key:
-            mask |= by_key[key].find(value)
-    return mask
+        The latter are labels that some of its instances carry and others do not.
+        """
+        named = self._targets.find("name", name)
+        if not instances or not self._has_label_targets:
+            return named, set()
+        carried = [self._targets.find_labels(labels) for labels in _distinct_labels(instances)]
+        on_all = carried[0].intersection(*carried)
+        return [*named, *on_all], carried[0].union(*carried) - on_all
 
 
 def _distinct_labels(instances: tuple[Instance, ...]) -> list[dict[str, str]]:
     """Most instances of a service carry the same labels; each set of labels once."""
-    return list({tuple(sorted(i.labels.items())): i.labels for i in instances}.values())
+    return list({tuple(i.labels.items()): i.labels for i in instances}.values())

@@ -81,7 +81,7 @@ class Snapshot:
 
     def host_revoked(self, name: str) -> str | None:
         """Why the host is revoked; None when it is not."""
-        return self.is_revoked(self.spiffe_id(name))
+        return self._revoked_hosts.get(name)
 
     def may_serve(self, host: str, service: str) -> bool:
         """Whether the operator lets this host serve the service: by the host's own entry, or by placing an instance."""
@@ -90,9 +90,30 @@ class Snapshot:
             return False
         return service in entry.serves or any(i.service == service for i in self._signed.get(host, ()))
 
+    @cached_property
+    def services_by_target(self) -> Mapping[int, tuple[str, ...]]:
+        """Pattern number (see `PolicyIndex.target_patterns`) -> the services that it means in an allow rule."""
+        return _inverted((name, self._target_patterns(name)) for name in self.services)
+
+    def _target_patterns(self, name: str) -> list[int]:
+        service = self.service(name)
+        return [] if service is None else self.index.target_patterns(name, service.instances)[0]
+
+    @cached_property
+    def hosts_by_source(self) -> Mapping[int, tuple[str, ...]]:
+        """Pattern number (see `PolicyIndex.source_patterns`) -> the hosts that it means, revoked or not."""
+        return _inverted((host.name, self.index.source_patterns(host)) for host in self.authority.hosts.values())
+
     def offers(self, host: str) -> tuple[Instance, ...]:
         """The instances on this host that count."""
         return self._offers.get(host, ())
+
+    @cached_property
+    def _revoked_hosts(self) -> dict[str, str]:
+        """Host name -> why it is revoked."""
+        prefix = self.spiffe_id("")
+        identities = [identity for identity in self.authority.revoked_identities if identity.startswith(prefix)]
+        return {identity[len(prefix) :]: self.is_revoked(identity) or "" for identity in identities}
 
     @cached_property
     def _signed(self) -> dict[str, tuple[Instance, ...]]:
@@ -136,13 +157,26 @@ class Snapshot:
         for name in ("rules", "index"):
             if same_policy and name in self.__dict__:
                 after.__dict__[name] = self.__dict__[name]
-        if after.authority is self.authority and "_signed" in self.__dict__:
-            after.__dict__["_signed"] = self._signed
+        if same_policy and after.authority is self.authority and "hosts_by_source" in self.__dict__:
+            after.__dict__["hosts_by_source"] = self.hosts_by_source
+        for name in ("_signed", "_revoked_hosts"):
+            if after.authority is self.authority and name in self.__dict__:
+                after.__dict__[name] = self.__dict__[name]
         if "services" in self.__dict__:
             offers, services = _derive(self, after)
             after.__dict__["_offers"] = offers
             after.__dict__["services"] = services
+            if same_policy and "services_by_target" in self.__dict__:
+                after.__dict__["services_by_target"] = _targets_after(self, after)
         return after
+
+
+def _inverted(items: Iterable[tuple[str, Iterable[int]]]) -> dict[int, tuple[str, ...]]:
+    names: dict[int, list[str]] = {}
+    for name, numbers in items:
+        for number in numbers:
+            names.setdefault(number, []).append(name)
+    return {number: tuple(found) for number, found in names.items()}
 
 
 def _touched_hosts(old: Snapshot, new: Snapshot) -> set[str]:
@@ -187,6 +221,20 @@ def _derive(old: Snapshot, new: Snapshot) -> tuple[dict[str, tuple[Instance, ...
             service = new._service_of(name, instances)
             services[name] = before if before is not None and before == service else service
     return offers, services
+
+
+def _targets_after(old: Snapshot, new: Snapshot) -> Mapping[int, tuple[str, ...]]:
+    """`services_by_target` of `new`, whose policy is that of `old`."""
+    services = dict(old.services_by_target)
+    for name in old.services.keys() | new.services.keys():
+        if old.services.get(name) is new.services.get(name):
+            continue
+        before, after = set(old._target_patterns(name)), set(new._target_patterns(name))
+        for number in before - after:
+            services[number] = tuple(other for other in services[number] if other != name)
+        for number in after - before:
+            services[number] = (*services.get(number, ()), name)
+    return services
 
 
 @dataclass(frozen=True, slots=True)

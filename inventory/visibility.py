@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from inventory.policy_index import bits_of
+from inventory.policy_index import CompiledRule, bits_of
 from inventory.snapshot import Snapshot
 
 
@@ -27,25 +27,30 @@ NOTHING = Visible(frozenset(), frozenset(), ())
 
 
 def visible(snapshot: Snapshot, host_name: str) -> Visible:
-    """The part of the snapshot that may be sent to the host; nothing when it is unknown or revoked."""
+    """The part of the snapshot that may be sent to the host; nothing when it is unknown or revoked.
+
+    The host's own rules come first and only what they name is looked at, so the cost is that of the answer.
+    """
     host = snapshot.host(host_name)
     if host is None or snapshot.host_revoked(host_name) is not None:
         return NOTHING
     index = snapshot.index
-    own = index.from_host(host) & index.allows
     served = _served(snapshot, host_name)
-    towards = 0
+    outwards = index.from_host(host) & index.allows
+    inwards = 0
     for name in served:
         service = snapshot.service(name)
-        towards |= index.to_instances(name, service.instances if service else ())
-    towards &= index.allows
-    reachable = _reachable(snapshot, own & index.enforced)
-    hosts = {host_name}
-    hosts.update(i.host for name in reachable for i in snapshot.services[name].instances)
-    hosts.update(_callers(snapshot, towards & index.enforced))
+        inwards |= index.to_service(service) if service is not None else index.to_instances(name, ())
+    inwards &= index.allows
+    reachable = _reachable(snapshot, [index.rules[bit] for bit in bits_of(outwards & index.enforced)])
+    callers = _callers(snapshot, [index.rules[bit] for bit in bits_of(inwards & index.enforced)])
+    serving = {instance.host for name in reachable for instance in snapshot.services[name].instances}
     first_allow = len(snapshot.rules) - len(snapshot.allows)
-    indices = tuple(bit - first_allow for bit in bits_of(own | towards))
-    return Visible(frozenset(reachable | served), frozenset(hosts), indices)
+    return Visible(
+        services=frozenset(reachable | served),
+        hosts=frozenset(callers | serving | {host_name}),
+        allow_indices=tuple(bit - first_allow for bit in bits_of(outwards | inwards)),
+    )
 
 
 def _served(snapshot: Snapshot, host_name: str) -> set[str]:
@@ -54,19 +59,14 @@ def _served(snapshot: Snapshot, host_name: str) -> set[str]:
     return {*entry.serves, *(instance.service for instance in snapshot.offers(host_name))}
 
 
-def _reachable(snapshot: Snapshot, allows: int) -> set[str]:
-    """Services to which one of these rules leads. The host's own rules were chosen before, so this is one `&` each."""
-    if not allows:
-        return set()
-    index = snapshot.index
-    return {service.name for service in snapshot.services.values() if index.to_service(service) & allows}
+def _reachable(snapshot: Snapshot, allows: list[CompiledRule]) -> set[str]:
+    """Services to which one of these rules leads."""
+    patterns = {number for rule in allows for number in rule.targets}
+    return {name for number in patterns for name in snapshot.services_by_target.get(number, ())}
 
 
-def _callers(snapshot: Snapshot, allows: int) -> set[str]:
+def _callers(snapshot: Snapshot, allows: list[CompiledRule]) -> set[str]:
     """Hosts that one of these rules lets in, without revoked ones."""
-    if not allows:
-        return set()
-    index = snapshot.index
-    hosts = snapshot.authority.hosts.values()
-    found = {host.name for host in hosts if index.from_host(host) & allows}
+    patterns = {number for rule in allows for number in rule.sources}
+    found = {name for number in patterns for name in snapshot.hosts_by_source.get(number, ())}
     return {name for name in found if snapshot.host_revoked(name) is None}

@@ -16,7 +16,6 @@ memory is bridge/policy/permits.py.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,11 +126,6 @@ def _user_matches(rule: CompiledRule, user: str | None) -> bool:
     return rule.rule.effect == "deny" if user is None else user in rule.users
 
 
-def _edge(rules: Iterable[CompiledRule], now: float) -> float | None:
-    """When time may next change which of the rules hold."""
-    return min((edge for rule in rules if (edge := rule.in_force(now)[1]) is not None), default=None)
-
-
 def _first(rules: list[CompiledRule]) -> str:
     """The rule to name: one that asks for no user if there is one, and the first by name."""
     return min(rules, key=lambda c: (bool(c.users), c.rule.name)).rule.name
@@ -151,11 +145,12 @@ def weigh(case: Case, now: float, user: str | None) -> Decision:
     """The answer to a case at a time for a user. Raises ValueError when `now` is not a time."""
     if not math.isfinite(now):
         raise ValueError(now)
-    held = [rule for rule in case.rules if rule.in_force(now)[0]]
+    timed = [(rule, *rule.in_force(now)) for rule in case.rules]
+    held = [rule for rule, holds, _ in timed if holds]
     enforced = [rule for rule in held if rule.rule.mode == "enforce"]
     allows = [rule for rule in enforced if rule.rule.effect == "allow"]
     denies = [rule for rule in enforced if rule.rule.effect == "deny"]
-    expires_at = _edge(case.rules, now)
+    expires_at = min((edge for _, _, edge in timed if edge is not None), default=None)
     needs_user = _depends_on_user(allows, denies)
     observed = tuple(sorted(r.rule.name for r in held if r.rule.mode == "observe" and _user_matches(r, user)))
     denying = [rule for rule in denies if _user_matches(rule, user)]
