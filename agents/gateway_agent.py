@@ -25,7 +25,7 @@ from agents.control.enrolment import EnrolmentServer
 from agents.control.paths import Joined, Paths
 from agents.control.publisher import EstateView
 from agents.control.server import ControlServer
-from agents.estate import HomeConfig, load_config
+from agents.estate import HomeConfig, load_config, open_registry
 from agents.ledger import Ledger
 from agents.node import Node, listen_on, warning
 from agents.placement import PlacementFile, check_report, decode_placement, encode_placement
@@ -42,7 +42,7 @@ from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import lock_home, read_file, read_secret, write_file
 from inventory.model import Health, Instance, Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
-from inventory.registries.embedded import EmbeddedRegistry, open_registry
+from inventory.registries.embedded import EmbeddedRegistry
 from inventory.snapshot import Snapshot
 
 log = structlog.get_logger()
@@ -55,7 +55,9 @@ _PLACEMENT_FILE = "placement.json"
 class GatewayAgent(Node):
     """One gateway with its registry."""
 
-    def __init__(self, home: Path, config: HomeConfig, registry: EmbeddedRegistry, ledger: Ledger, *, metrics: str | None) -> None:
+    def __init__(
+        self, home: Path, config: HomeConfig, registry: EmbeddedRegistry, ledger: Ledger, *, metrics: str | None
+    ) -> None:
         super().__init__(home, config, ledger.state.root_certificate, metrics=metrics)
         self._registry = registry
         self._ledger = ledger
@@ -108,8 +110,7 @@ class GatewayAgent(Node):
         while True:
             try:
                 revision = await self._registry.watch(revision)
-                if await self._ledger.follow(self._registry):
-                    await self._ledger.remember(self.home)
+                if await self._ledger.follow():
                     await self._authority_changed()
                 self._alarms.pop("registry", None)
             except MeshError as exc:
@@ -186,9 +187,7 @@ class GatewayAgent(Node):
         for reason in refused:
             log.warning("part of a report was refused", host=host, reason=reason)
         self._streams_of[host] = report.streams
-        mine = {i.id for i in instances} | {
-            i.id for i in self.snapshot.authority.instances.values() if i.host == host
-        }
+        mine = {i.id for i in instances} | {i.id for i in self.snapshot.authority.instances.values() if i.host == host}
         health = {i: h for i, h in self.snapshot.health.items() if i.split("/")[1:2] != [host]}
         health.update({i: h for i, h in report.health.items() if i in mine})
         reported = dict(self.snapshot.reported)
@@ -225,7 +224,9 @@ class GatewayAgent(Node):
 
     def _issue(self, csr: bytes, spiffe: SpiffeId) -> str:
         issued = self._issuer.issue(csr, spiffe, now=clock.now(), lifetime=self.config.certificate_lifetime)
-        log.info("certificate issued", spiffe_id=issued.record.spiffe_id, serial=issued.record.serial, key=issued.record.key)
+        log.info(
+            "certificate issued", spiffe_id=issued.record.spiffe_id, serial=issued.record.serial, key=issued.record.key
+        )
         return issued.chain_pem
 
     async def _end_leases(self) -> None:
@@ -369,7 +370,7 @@ class GatewayAgent(Node):
                 {
                     "name": name,
                     "state": self._host_state(name),
-                    "advertise": (presence := snapshot.presence.get(name, Presence(host=name))).advertise or "",
+                    "advertise": snapshot.presence.get(name, Presence(host=name)).advertise or "",
                     "streams": self._streams_of.get(name, 0),
                 }
                 for name in sorted(snapshot.authority.hosts)
@@ -437,6 +438,7 @@ async def run(home: Path, *, metrics: str | None = None) -> int:
     if config.role != "gateway":
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge {config.role} run")
     with lock_home(home):
-        async with open_registry(home / "registry.db") as registry:
-            ledger = await Ledger.load(registry, home, config.genesis)
+        async with open_registry(home) as registry:
+            ledger = Ledger(registry, home, config.genesis)
+            await ledger.load()
             return await GatewayAgent(home, config, registry, ledger, metrics=metrics).run()

@@ -6,6 +6,7 @@ beside it. Both are on disk, so it starts and serves with every gateway away.
 
 from __future__ import annotations
 
+import random
 import socket
 from functools import partial
 from itertools import count
@@ -18,7 +19,8 @@ import trio
 
 from agents import clock
 from agents.admin_socket import AdminConnection
-from agents.checks.runner import Checker
+from agents.checks.runner import Checker, Watched
+from agents.checks.spec import parse_check
 from agents.control import messages as c
 from agents.control.client import GatewayLink
 from agents.estate import HomeConfig, load_config
@@ -28,7 +30,8 @@ from agents.node import VERSION, Node, listen_on, warning
 from agents.supervisor import Latest
 from agents.workers import messages as m
 from bridge import limits
-from bridge.dns.hosts_file_edit import update_hosts_file
+from bridge.dns.hosts_file import with_block
+from bridge.dns.hosts_file_edit import edit as edit_hosts_file
 from bridge.dns.server import serve as serve_dns
 from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
@@ -52,13 +55,21 @@ class HostAgent(Node):
     """One host's agent."""
 
     def __init__(
-        self, home: Path, config: HomeConfig, known: Known, *, metrics: str | None, dns: str | None, hosts_file: Path | None
+        self,
+        home: Path,
+        config: HomeConfig,
+        known: Known,
+        *,
+        metrics: str | None,
+        dns: str | None,
+        hosts_file: Path | None,
     ) -> None:
         super().__init__(home, config, known.slice.genesis.root_certificate, metrics=metrics)
         self.known = known
         self.snapshot = known.snapshot
         self.namespace = Namespace(home, config.addresses, listen=self.worker.listen, unlisten=self.worker.unlisten)
-        self._dns = parse_endpoint(dns or config.dns, zero_ok=True) if dns or config.dns else None
+        dns = dns or config.dns
+        self._dns = parse_endpoint(dns, zero_ok=True) if dns else None
         self._hosts_file = hosts_file
         self._links: dict[str, GatewayLink] = {}
         self._own: tuple[Instance, ...] = ()
@@ -70,7 +81,7 @@ class HostAgent(Node):
         self._adopt_ids = count(1)
         self._alarms: dict[str, str] = {}
         self._services: tuple[Instance, ...] = self._load_services()
-        self._checker = Checker(self._checked)
+        self._checker = Checker(self._checked, rng=random.Random())
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -97,7 +108,7 @@ class HostAgent(Node):
         path = self.home / "services.toml"
         if not path.exists():
             return ()
-        return load_services(read_file(path), self.name, where=str(path))
+        return load_services(path, self.name)
 
     async def reload(self) -> None:
         self._services = self._load_services()
@@ -140,7 +151,7 @@ class HostAgent(Node):
         await self._tell_worker()
         mine = self.snapshot.evolved(reported={**self.snapshot.reported, self.name: self._services})
         self._own = mine.offers(self.name)
-        self._checker.set_instances(self._own)
+        self._checker.set_instances({i.id: watched for i in self._own if (watched := self._watched(i))})
         self._health = {i: h for i, h in self._health.items() if any(o.id == i for o in self._own)}
         await self.namespace.sync(mine)
         self.metrics.estate(
@@ -154,8 +165,9 @@ class HostAgent(Node):
     async def _write_hosts(self, path: Path) -> None:
         assert self.namespace.zone is not None
         try:
-            addresses, domain = self.namespace.zone.addresses, self.namespace.zone.domain
-            await trio.to_thread.run_sync(update_hosts_file, path, domain, addresses)
+            zone = self.namespace.zone
+            block = partial(with_block, domain=zone.domain, addresses=zone.addresses)
+            await trio.to_thread.run_sync(edit_hosts_file, path, block)
             self._alarms.pop("hosts-file", None)
         except MeshError as exc:
             self._alarms["hosts-file"] = str(exc)
@@ -247,6 +259,14 @@ class HostAgent(Node):
 
     # --- checks ---------------------------------------------------------------------------------------------------
 
+    def _watched(self, instance: Instance) -> Watched | None:
+        """What to probe; an instance whose check cannot be read fails it, in words."""
+        try:
+            return Watched(parse_check(instance.check or "tcp"), parse_endpoint(instance.target))
+        except InputError as exc:
+            self._health[instance.id] = Health(state="failing", reason=f"its check cannot be used: {exc.what}")
+            return None
+
     def _checked(self, instance_id: str, health: Health) -> None:
         self._health[instance_id] = health
         log.info("health changed", instance=instance_id, state=health.state, reason=health.reason)
@@ -282,7 +302,9 @@ class HostAgent(Node):
         """Ask the gateways that hold the peer first; the first ticket wins."""
         presence = self.snapshot.presence.get(peer)
         near = presence.gateways if presence is not None else ()
-        links = sorted((link for link in self._links.values() if link.connected), key=lambda link: link.gateway not in near)
+        links = sorted(
+            (link for link in self._links.values() if link.connected), key=lambda link: link.gateway not in near
+        )
         reasons = []
         for link in links:
             gateway = self.snapshot.authority.gateways.get(link.gateway)
@@ -336,9 +358,7 @@ class HostAgent(Node):
         send, receive = trio.open_memory_channel[m.Adopted](1)
         self._adopted[number] = send
         ours, theirs = socket.socketpair()
-        message = m.Adopt(
-            id=number, service=wanted.service, site=wanted.site, user=user_name(connection.peer.uid)
-        )
+        message = m.Adopt(id=number, service=wanted.service, site=wanted.site, user=user_name(connection.peer.uid))
         try:
             with trio.move_on_after(limits.OPEN_WAIT_TIMEOUT + 1):
                 if not await self.worker.tell(message, [theirs.fileno()]):
@@ -401,7 +421,8 @@ class HostAgent(Node):
         if revoked is not None:
             found.append(warning("revoked", f"this host is revoked: {revoked}", severity="error"))
         found += [
-            warning("no-address", f"no address is left for {name}; enlarge --addresses") for name in self.namespace.book.without
+            warning("no-address", f"no address is left for {name}; enlarge --addresses")
+            for name in self.namespace.book.without
         ]
         return found
 

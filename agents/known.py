@@ -77,7 +77,9 @@ class Known:
         try:
             slice_ = Slice.decode(read_file(path), genesis)
         except InputError as exc:
-            raise InputError(exc.what, where=str(path), hint="enrol this host again: `host token`, `agent join`") from None
+            raise InputError(
+                exc.what, where=str(path), hint="enrol this host again: `host token`, `agent join`"
+            ) from None
         leaves: PolicySlice = ()
         placement = PlacementFile()
         try:
@@ -89,7 +91,9 @@ class Known:
                 _rules(slice_, leaves)
         except MeshError as exc:
             leaves = ()
-            log.error("the policy's rules on disk cannot be used; nothing is allowed until a gateway answers", reason=str(exc))
+            log.error(
+                "the policy's rules on disk cannot be used; nothing is allowed until a gateway answers", reason=str(exc)
+            )
         try:
             if (home / PLACEMENT_FILE).exists():
                 placement = decode_placement(read_file(home / PLACEMENT_FILE))

@@ -1,4 +1,4 @@
-"""I/O: a gateway's verified copy of the authority log, and what it takes to send parts of it to hosts.
+"""I/O: what a gateway reads from its registry: the verified authority log, and the policy with its rules.
 
 It only ever goes forward: a registry whose log is shorter than what this gateway has seen, or different, is refused and
 an alarm is raised (F34). What was seen last is remembered on disk, so that this holds over restarts.
@@ -11,16 +11,8 @@ from pathlib import Path
 import msgspec
 import trio
 
-from inventory.authority import (
-    AuthorityError,
-    AuthorityState,
-    SignedEntry,
-    genesis_fingerprint,
-    read_log,
-    refuse_rollback,
-    verify_entry,
-    verify_log,
-)
+from agents.verified_log import VerifiedLog
+from inventory.authority import AuthorityState, SignedEntry, read_log, refuse_rollback
 from inventory.errors import InputError
 from inventory.home import read_file, write_file
 from inventory.policy_document import PolicyDocument, PolicySlicer, verify_document
@@ -39,53 +31,48 @@ class _Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Ledger:
-    """The verified state, the newest signed entry of every key, and the policy with its rules."""
+    """The verified state, the newest signed entry of every key, and the allow rules of the policy in force."""
 
-    def __init__(self) -> None:
-        self.state = AuthorityState()
-        self.latest: dict[str, SignedEntry] = {}
+    def __init__(self, registry: Registry, home: Path, genesis: str) -> None:
+        self._registry = registry
+        self._home = home
+        self._log = VerifiedLog(registry, genesis)
+        self._policy_number = 0
         self.allows: tuple[Rule, ...] = ()
         self.slicer: PolicySlicer | None = None
 
-    @classmethod
-    async def load(cls, registry: Registry, home: Path, genesis: str) -> Ledger:
+    @property
+    def state(self) -> AuthorityState:
+        return self._log.state
+
+    @property
+    def latest(self) -> dict[str, SignedEntry]:
+        return self._log.latest
+
+    async def load(self) -> None:
         """The whole log, verified from the beginning.
 
         Raises:
             AuthorityError: it does not verify, is another trust domain's, or went back.
         """
-        ledger = cls()
-        entries = await read_log(registry)
-        if not entries or genesis_fingerprint(entries[0]) != genesis:
-            raise AuthorityError("the registry holds another trust domain, or none", hint="is this the right --home?")
-        path = home / SEEN_FILE
+        path = self._home / SEEN_FILE
         if path.exists():
             seen = decode(read_file(path), _Seen, max_bytes=1024, what="seen.json")
-            refuse_rollback(entries, number=seen.number, head=seen.head)
-        await ledger._take(registry, entries)
-        await ledger.remember(home)
-        return ledger
+            refuse_rollback(await read_log(self._registry), number=seen.number, head=seen.head)
+        await self.follow()
 
-    async def follow(self, registry: Registry) -> bool:
-        """Take what is new; whether there was anything. Raises AuthorityError; nothing of it counts then."""
-        entries = await read_log(registry, after=self.state.number)
-        if entries:
-            await self._take(registry, entries)
-        return bool(entries)
-
-    async def _take(self, registry: Registry, entries: list[SignedEntry]) -> None:
-        state = await trio.to_thread.run_sync(verify_log, entries, self.state)
-        if state.policy is not None and state.policy_number != self.state.policy_number:
-            document = await _policy_document(registry, state.policy_number)
-            allows = verify_document(state.policy, document)
-            self.allows, self.slicer = allows, PolicySlicer(document)
-        for signed in entries:
-            self.latest[verify_entry(signed).key] = signed
-        self.state = state
-
-    async def remember(self, home: Path) -> None:
-        text = msgspec.json.encode(_Seen(self.state.number, self.state.head))
-        await trio.to_thread.run_sync(write_file, home / SEEN_FILE, text)
+    async def follow(self) -> bool:
+        """Take what is new; whether there was anything. Raises AuthorityError; nothing new counts then."""
+        if not await self._log.refresh():
+            return False
+        state = self.state
+        if state.policy is not None and state.policy_number != self._policy_number:
+            document = await _policy_document(self._registry, state.policy_number)
+            self.allows, self.slicer = verify_document(state.policy, document), PolicySlicer(document)
+            self._policy_number = state.policy_number
+        text = msgspec.json.encode(_Seen(state.number, state.head))
+        await trio.to_thread.run_sync(write_file, self._home / SEEN_FILE, text)
+        return True
 
 
 async def _policy_document(registry: Registry, number: int) -> PolicyDocument:

@@ -19,7 +19,6 @@ from bridge.dns import addresses
 from bridge.dns.addresses import AddressBook
 from bridge.dns.zone import Zone
 from bridge.ports import holder_of
-from inventory.endpoints import Endpoint
 from inventory.errors import MeshError
 from inventory.home import read_file, write_file
 from inventory.names import ServiceName
@@ -108,7 +107,7 @@ class Namespace:
             sock.close()
             why = f"{address}:{port} cannot be bound: {exc.strerror}"
             if exc.errno == errno.EADDRINUSE:
-                holder = await trio.to_thread.run_sync(holder_of, Endpoint(address, port), "tcp")
+                holder = await trio.to_thread.run_sync(holder_of, address, port, "tcp")
                 why += f" (held by {holder})" if holder else ""
             if self.problems.get(place) != why:
                 log.warning("service cannot be offered here", service=service.service, reason=why)

@@ -30,7 +30,7 @@ from bridge.flow_log import FlowLog
 from bridge.flows import Flow
 from bridge.identity.identity_file import Identity, load_identity
 from bridge.metrics import LiveMetrics, Metrics, NoMetrics
-from bridge.metrics_server import Page, serve_metrics
+from bridge.metrics_server import Pages, serve_metrics
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import MeshError, Unavailable
 from inventory.names import SpiffeId
@@ -155,13 +155,12 @@ class Node:
         return 1 if cut else 0
 
     async def _serve_metrics(self, nursery: trio.Nursery, endpoint: Endpoint) -> None:
-        pages = {
-            "/metrics": lambda: Page(200, self.metrics.render(), "text/plain; version=0.0.4; charset=utf-8"),
-            "/livez": lambda: Page(200, b"ok\n"),
-            "/readyz": lambda: Page(200, b"ok\n") if self.ready else Page(503, b"not ready\n"),
-        }
-        report = partial(log.error, "metrics page failed")
-        bound = await nursery.start(partial(serve_metrics, endpoint, pages, report_error=lambda e: report(error=repr(e))))
+        pages = Pages(metrics=self.metrics.render, ready=lambda: None if self.ready else "starting")
+
+        def failed(error: BaseException) -> None:
+            log.error("metrics page failed", error=repr(error))
+
+        bound = await nursery.start(partial(serve_metrics, endpoint, pages, report_error=failed))
         log.info("metrics are served", endpoint=str(bound))
 
     async def _reloads(self) -> None:
@@ -188,7 +187,9 @@ class Node:
                 await self.worker.tell(m.IdentityChanged())
                 log.info("certificate renewed", ends=clock_words(self.identity.leaf.not_after))
             except MeshError as exc:
-                log.warning("certificate not renewed yet", reason=str(exc), ends=clock_words(self.identity.leaf.not_after))
+                log.warning(
+                    "certificate not renewed yet", reason=str(exc), ends=clock_words(self.identity.leaf.not_after)
+                )
                 await trio.sleep(limits.RENEWAL_RETRY)
 
     # --- the worker -----------------------------------------------------------------------------------------------
@@ -307,9 +308,9 @@ def listen_on(text: str) -> socket.socket:
         sock.listen(_BACKLOG)
     except OSError as exc:
         sock.close()
-        holder = holder_of(endpoint, "tcp")
+        holder = holder_of(endpoint.host, endpoint.port, "tcp")
         held = f" (held by {holder})" if holder else ""
-        raise Unavailable(f"{text} cannot be listened on: {exc.strerror}{held}", hint="free the port or choose another") from None
+        raise Unavailable(
+            f"{text} cannot be listened on: {exc.strerror}{held}", hint="free the port or choose another"
+        ) from None
     return sock
-
-

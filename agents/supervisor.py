@@ -1,4 +1,4 @@
-"""I/O: the supervisor's hold on its data worker: start it, tell it everything again when it had to be replaced, stop it.
+"""I/O: the supervisor's hold on its data worker: start it, tell it everything again when it was replaced, stop it.
 
 What a worker must know is kept here as the latest of each kind, so that a new one is told the same as the old one was:
 a worker that dies costs its own streams and nothing else.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -95,7 +96,7 @@ class DataWorkerProcess:
 
     async def run(self) -> None:
         """Keep a worker running until cancelled; then end it."""
-        backoff = Backoff()
+        backoff = Backoff(rng=random.Random())
         try:
             while True:
                 started = trio.current_time()
@@ -112,7 +113,7 @@ class DataWorkerProcess:
     async def _serve_one(self) -> None:
         ours, theirs = socket.socketpair()
         command = [sys.executable, "-m", "agents.workers.data_worker", str(theirs.fileno())]
-        self._process = subprocess.Popen(  # not trio.run_process: it lives as long as its socketpair
+        self._process = subprocess.Popen(  # noqa: ASYNC220 - a fork and exec; it lives as long as its socketpair
             command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
         )
         theirs.close()

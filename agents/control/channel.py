@@ -35,7 +35,7 @@ class ControlChannel(Generic[Out, In]):
     def __init__(self, sock: socket.socket, receives: object, *, max_bytes: int = limits.CONTROL_MESSAGE_MAX) -> None:
         sock.setblocking(False)
         self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        self._receives = receives
+        self._receives: type[In] = receives  # type: ignore[assignment]
         self._max = max_bytes
         self._buffer = bytearray()
         self._sending = trio.Lock()

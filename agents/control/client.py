@@ -79,7 +79,7 @@ class GatewayLink:
         self._again.ask()
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
-        """Records for the gateway; the oldest are left out when it is away for long (they stay in the host's own log)."""
+        """Records for the gateway; the oldest are left out when there are too many (the host's own log has them)."""
         self._flows = (self._flows + list(records))[-_FLOWS_HELD:]
         self._changed.ask()
 
@@ -185,9 +185,7 @@ class GatewayLink:
             raise Unavailable(f"gateway {self.gateway} did not renew: {answer.error}")
         return answer.chain
 
-    async def _ask(
-        self, waiting: dict[int, trio.MemorySendChannel[A]], question: Callable[[int], m.FromHost]
-    ) -> A:
+    async def _ask(self, waiting: dict[int, trio.MemorySendChannel[A]], question: Callable[[int], m.FromHost]) -> A:
         channel = self._channel
         if channel is None:
             raise Unavailable(f"gateway {self.gateway} is not connected")

@@ -14,15 +14,18 @@ from inventory.model import Health, Instance, Presence
 from inventory.policy_document import PolicyLeaf
 
 
-class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type"):
+class Message(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="type"
+):
     """Base of all control messages."""
 
 
 # --- host to gateway --------------------------------------------------------------------------------------------------
 
 
-class Hello(Message, tag="hello"):
-    """First message of a host. `epoch` grows with every start of its agent: of two sessions the older is ended (F19)."""
+class Hello(Message, frozen=True, kw_only=True, tag="hello"):
+    """First message of a host. `epoch` grows with every start of its agent: of two sessions the older one
+    is ended (F19)."""
 
     version: str
     epoch: int
@@ -31,7 +34,7 @@ class Hello(Message, tag="hello"):
     advertise: str | None = None
 
 
-class Report(Message, tag="report"):
+class Report(Message, frozen=True, kw_only=True, tag="report"):
     """The whole of what the host says about itself; sent when it changed."""
 
     instances: tuple[Instance, ...] = ()
@@ -42,24 +45,24 @@ class Report(Message, tag="report"):
     """Live streams, so that a drain can be followed."""
 
 
-class Flows(Message, tag="flows"):
+class Flows(Message, frozen=True, kw_only=True, tag="flows"):
     records: tuple[Flow, ...]
 
 
-class Renew(Message, tag="renew"):
+class Renew(Message, frozen=True, kw_only=True, tag="renew"):
     id: int
     csr: bytes
     """DER."""
 
 
-class PathWanted(Message, tag="path-wanted"):
+class PathWanted(Message, frozen=True, kw_only=True, tag="path-wanted"):
     """Let me reach the host `peer` through you."""
 
     id: int
     peer: str
 
 
-class Streams(Message, tag="streams"):
+class Streams(Message, frozen=True, kw_only=True, tag="streams"):
     """Answer to StreamsWanted and Cut."""
 
     id: int
@@ -70,13 +73,13 @@ class Streams(Message, tag="streams"):
 # --- gateway to host --------------------------------------------------------------------------------------------------
 
 
-class Welcome(Message, tag="welcome"):
+class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
     gateway: str
     now: float
     """The gateway's clock, unix seconds: for words about clocks that disagree, never for a decision."""
 
 
-class Update(Message, tag="update"):
+class Update(Message, frozen=True, kw_only=True, tag="update"):
     """What the host may see changed. With `full` it is the whole, and what is not in it is gone (but for what can never
     be dropped: revocations, policy, operators)."""
 
@@ -93,35 +96,35 @@ class Update(Message, tag="update"):
     """By instance id; None: no longer known."""
 
 
-class Renewed(Message, tag="renewed"):
+class Renewed(Message, frozen=True, kw_only=True, tag="renewed"):
     id: int
     chain: str
     """PEM, leaf first; empty with `error`."""
     error: str = ""
 
 
-class PathOffered(Message, tag="path-offered"):
+class PathOffered(Message, frozen=True, kw_only=True, tag="path-offered"):
     id: int
     ticket: str
 
 
-class PathRefused(Message, tag="path-refused"):
+class PathRefused(Message, frozen=True, kw_only=True, tag="path-refused"):
     id: int
     reason: str
 
 
-class DialBack(Message, tag="dial-back"):
+class DialBack(Message, frozen=True, kw_only=True, tag="dial-back"):
     """Connect to me with this ticket: `peer` is waiting at the other end."""
 
     ticket: str
     peer: str
 
 
-class StreamsWanted(Message, tag="streams-wanted"):
+class StreamsWanted(Message, frozen=True, kw_only=True, tag="streams-wanted"):
     id: int
 
 
-class Cut(Message, tag="cut"):
+class Cut(Message, frozen=True, kw_only=True, tag="cut"):
     """End every live stream: the drain deadline has passed."""
 
     id: int

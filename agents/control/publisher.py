@@ -1,7 +1,7 @@
 """Pure: what a gateway sends each host: the part of the estate that policy lets it see, as differences (C46).
 
-One `Sent` per host and control stream remembers what it has; `update_for` says what it lacks. Nothing is sent twice, and
-what is no longer visible is dropped.
+One `Sent` per host and control stream remembers what it has; `update_for` says what it lacks. Nothing is sent twice,
+and what is no longer visible is dropped.
 """
 
 from __future__ import annotations
@@ -73,9 +73,7 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
     )
 
 
-def _entries(
-    host: str, view: EstateView, seen: Visible, sent: Sent
-) -> tuple[tuple[SignedEntry, ...], tuple[str, ...]]:
+def _entries(host: str, view: EstateView, seen: Visible, sent: Sent) -> tuple[tuple[SignedEntry, ...], tuple[str, ...]]:
     authority = view.snapshot.authority
     wanted = {"domain", "policy", f"host/{host}"}
     wanted.update(key for key in authority.numbers if key.startswith(("operator/", "gateway/")))

@@ -147,7 +147,9 @@ class ControlServer:
                 self._owner.reported(session.host, message)
             case m.Flows():
                 records = message.records[:_FLOWS_MAX]
-                self._owner.host_flowed(session.host, tuple(msgspec.structs.replace(r, host=session.host) for r in records))
+                self._owner.host_flowed(
+                    session.host, tuple(msgspec.structs.replace(r, host=session.host) for r in records)
+                )
             case m.Renew():
                 nursery.start_soon(self._renew, session, message)
             case m.PathWanted():

@@ -38,7 +38,7 @@ class Channel(Generic[Out, In]):
     def __init__(self, sock: socket.socket, receives: object) -> None:
         sock.setblocking(False)
         self._sock = sock
-        self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(receives)  # type: ignore[call-overload]
+        self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray()
         self._fds: deque[int] = deque()

@@ -2,8 +2,8 @@
 
     python -m agents.workers.data_worker FD      FD is its end of the socketpair to the supervisor
 
-It holds the node's TLS identity, the verified snapshot and every tunnel; it decides by itself, so that a supervisor that
-is busy or restarting stalls nothing that is known. Reads top to bottom: messages in, the loop, what the parts call back.
+It holds the node's TLS identity, the verified snapshot and every tunnel; it decides by itself, so that a supervisor
+that is busy stalls nothing that is known. Reads top to bottom: messages in, the loop, what the parts call back.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from agents.workers.inbound import Inbound
 from agents.workers.live import LiveFlow
 from agents.workers.outbound import Outbound
 from agents.workers.pool import Path as GatewayPath
-from agents.workers.pool import TunnelPool, detach
+from agents.workers.pool import TunnelPool
 from bridge import limits
-from bridge.errors import PeerError
+from bridge.counters import Tally
 from bridge.flows import Flow, Result
-from bridge.metrics import Tally
 from bridge.policy.decide import Permit, Refusal
 from bridge.policy.permits import PermitCache
 from bridge.relay.listener import Listener
@@ -209,7 +208,7 @@ class DataWorker:
 
     def _know(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self._permits.use(snapshot)
+        self._permits.update(snapshot)
         self._own = {(i.service, i.target): i for i in snapshot.offers(self.name)}
         host = snapshot.host(self.name)
         if host is not None:
@@ -240,7 +239,8 @@ class DataWorker:
         decision = self._permits.get(flow.subject, flow.service, flow.user, clock.now())
         if isinstance(decision, Permit):
             if self.draining is not None and flow.side == "source":
-                return Refusal(rule=None, reason=f"{self.name} is draining: {self.draining}")
+                reason = f"{self.name} is draining: {self.draining}"
+                return Refusal(rule=None, reason=reason, subject=flow.subject, service=flow.service)
             flow.permit = decision
             self._tally.decision("allow")
             return None
@@ -437,9 +437,7 @@ class DataWorker:
             self._tally.moved(flow.service, bytes_in=to_service, bytes_out=from_service)
             self._tally.stream_closed(flow.service, result)
         self._record(
-            flow.record(
-                now=self.loop.now, result=result, reason=reason, bytes_in=to_service, bytes_out=from_service
-            )
+            flow.record(now=self.loop.now, result=result, reason=reason, bytes_in=to_service, bytes_out=from_service)
         )
 
     def _record(self, flow: Flow) -> None:
@@ -458,9 +456,7 @@ class DataWorker:
                 ways = (local.bytes_out, local.bytes_in)
                 to_service, from_service = ways if flow.side == "source" else ways[::-1]
                 records.append(
-                    flow.record(
-                        now=self.loop.now, result="ok", reason="", bytes_in=to_service, bytes_out=from_service
-                    )
+                    flow.record(now=self.loop.now, result="ok", reason="", bytes_in=to_service, bytes_out=from_service)
                 )
         records += [flow.record(now=self.loop.now, result="ok", reason="") for flow in self._local_splices()]
         return sorted(records, key=lambda record: record.ts)

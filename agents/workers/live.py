@@ -1,4 +1,4 @@
-"""I/O (one trio.Event, for `dial`): what a worker knows of one live stream besides its bytes, and the flow record it becomes."""
+"""I/O (a trio.Event, for `dial`): what a worker knows of one live stream besides its bytes; its flow record."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class LiveFlow:
     """Who talks to what, under which permit. `started` is wall-clock unix seconds, `began` and `accepted` monotonic."""
 
     __slots__ = (
-        "accepted", "began", "failure", "host", "id", "instance", "peer", "permit", "service", "settled", "side", "site", "started",
-        "subject", "tried", "user", "via",
+        "accepted", "began", "failure", "host", "id", "instance", "peer", "permit", "service", "settled", "side", "site",
+        "started", "subject", "tried", "user", "via",
     )  # fmt: skip
 
     def __init__(

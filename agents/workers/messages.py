@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from bridge.counters import CounterDeltas
 from bridge.flows import Flow
-from bridge.metrics import CounterDeltas
 from inventory.authority import AuthorityState
 from inventory.model import Health, Instance, Presence
 from inventory.policy_rules import Rule
@@ -23,7 +23,7 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
 # --- supervisor to worker -----------------------------------------------------------------------------------------
 
 
-class Begin(Message, tag="begin"):
+class Begin(Message, frozen=True, kw_only=True, tag="begin"):
     """First message: who we are."""
 
     home: str
@@ -34,14 +34,14 @@ class Begin(Message, tag="begin"):
     root_certificate: str
 
 
-class Authority(Message, tag="authority"):
+class Authority(Message, frozen=True, kw_only=True, tag="authority"):
     """What is allowed, verified by the supervisor: replaced as a whole."""
 
     state: AuthorityState
     allows: tuple[Rule, ...]
 
 
-class Placement(Message, tag="placement"):
+class Placement(Message, frozen=True, kw_only=True, tag="placement"):
     """What is where, and how it is: replaced as a whole."""
 
     revision: int
@@ -50,11 +50,11 @@ class Placement(Message, tag="placement"):
     health: dict[str, Health]
 
 
-class IdentityChanged(Message, tag="identity-changed"):
+class IdentityChanged(Message, frozen=True, kw_only=True, tag="identity-changed"):
     """identity.pem was renewed; new handshakes use it."""
 
 
-class Listen(Message, tag="listen"):
+class Listen(Message, frozen=True, kw_only=True, tag="listen"):
     """Serve the service on the listening socket that comes along."""
 
     fds = 1
@@ -64,18 +64,18 @@ class Listen(Message, tag="listen"):
     port: int
 
 
-class Unlisten(Message, tag="unlisten"):
+class Unlisten(Message, frozen=True, kw_only=True, tag="unlisten"):
     address: str
     port: int
 
 
-class ListenTunnels(Message, tag="listen-tunnels"):
+class ListenTunnels(Message, frozen=True, kw_only=True, tag="listen-tunnels"):
     """Accept tunnels (and at a gateway their guests) on the listening socket that comes along."""
 
     fds = 1
 
 
-class OpenControl(Message, tag="open-control"):
+class OpenControl(Message, frozen=True, kw_only=True, tag="open-control"):
     """Carry this socket as the stream `@control` to a gateway."""
 
     fds = 1
@@ -83,7 +83,7 @@ class OpenControl(Message, tag="open-control"):
     address: str
 
 
-class Adopt(Message, tag="adopt"):
+class Adopt(Message, frozen=True, kw_only=True, tag="adopt"):
     """Treat this connected socket like one accepted for the service (`meshbridge dial`)."""
 
     fds = 1
@@ -93,26 +93,26 @@ class Adopt(Message, tag="adopt"):
     user: str | None
 
 
-class PathFound(Message, tag="path-found"):
+class PathFound(Message, frozen=True, kw_only=True, tag="path-found"):
     peer: str
     gateway: str
     address: str
     ticket: str
 
 
-class PathFailed(Message, tag="path-failed"):
+class PathFailed(Message, frozen=True, kw_only=True, tag="path-failed"):
     peer: str
     reason: str
 
 
-class DialBack(Message, tag="dial-back"):
+class DialBack(Message, frozen=True, kw_only=True, tag="dial-back"):
     peer: str
     gateway: str
     address: str
     ticket: str
 
 
-class Join(Message, tag="join"):
+class Join(Message, frozen=True, kw_only=True, tag="join"):
     """Splice these two sockets: the path between hosts `a` and `b`."""
 
     fds = 2
@@ -121,45 +121,45 @@ class Join(Message, tag="join"):
     b: str
 
 
-class Unjoin(Message, tag="unjoin"):
+class Unjoin(Message, frozen=True, kw_only=True, tag="unjoin"):
     id: int
     reason: str
 
 
-class Drain(Message, tag="drain"):
+class Drain(Message, frozen=True, kw_only=True, tag="drain"):
     """No new streams from here on."""
 
     reason: str
 
 
-class CutAll(Message, tag="cut-all"):
+class CutAll(Message, frozen=True, kw_only=True, tag="cut-all"):
     id: int
     reason: str
 
 
-class ListStreams(Message, tag="list-streams"):
+class ListStreams(Message, frozen=True, kw_only=True, tag="list-streams"):
     id: int
 
 
 # --- worker to supervisor -----------------------------------------------------------------------------------------
 
 
-class Started(Message, tag="started"):
+class Started(Message, frozen=True, kw_only=True, tag="started"):
     pid: int
 
 
-class PathNeeded(Message, tag="path-needed"):
+class PathNeeded(Message, frozen=True, kw_only=True, tag="path-needed"):
     peer: str
 
 
-class Guest(Message, tag="guest"):
+class Guest(Message, frozen=True, kw_only=True, tag="guest"):
     """A connection that starts with a preface; not a byte of it has been read."""
 
     fds = 1
     remote: str
 
 
-class ControlStream(Message, tag="control-stream"):
+class ControlStream(Message, frozen=True, kw_only=True, tag="control-stream"):
     """A host opened `@control`; this socket is our end of it."""
 
     fds = 1
@@ -169,14 +169,14 @@ class ControlStream(Message, tag="control-stream"):
     not_after: float
 
 
-class ControlEnded(Message, tag="control-ended"):
+class ControlEnded(Message, frozen=True, kw_only=True, tag="control-ended"):
     """The control stream to a gateway could not be opened; its socket has been closed as well."""
 
     gateway: str
     reason: str
 
 
-class Adopted(Message, tag="adopted"):
+class Adopted(Message, frozen=True, kw_only=True, tag="adopted"):
     """What became of an Adopt: open, or refused with the reason."""
 
     id: int
@@ -185,7 +185,7 @@ class Adopted(Message, tag="adopted"):
     denied: bool = False
 
 
-class Unjoined(Message, tag="unjoined"):
+class Unjoined(Message, frozen=True, kw_only=True, tag="unjoined"):
     id: int
     moved: int
     reason: str
@@ -202,7 +202,7 @@ class TunnelState(msgspec.Struct, frozen=True, kw_only=True):
     remote_certificate_ends: float
 
 
-class WorkerReport(Message, tag="report"):
+class WorkerReport(Message, frozen=True, kw_only=True, tag="report"):
     """About once a second while something changed."""
 
     tunnels: tuple[TunnelState, ...]
@@ -212,13 +212,13 @@ class WorkerReport(Message, tag="report"):
     ejected: tuple[str, ...] = ()
 
 
-class StreamList(Message, tag="stream-list"):
+class StreamList(Message, frozen=True, kw_only=True, tag="stream-list"):
     id: int
     streams: tuple[Flow, ...]
     cut: int = 0
 
 
-class Notice(Message, tag="notice"):
+class Notice(Message, frozen=True, kw_only=True, tag="notice"):
     """Something an operator may want to read, already in words."""
 
     event: str

@@ -89,7 +89,9 @@ class Outbound:
         if refusal is not None:
             self._owner.not_live(flow, "refused", refusal.reason, refusal.rule)
             sock.close()
-            raise AnswerIsNo(refusal.reason, hint=f"meshbridge policy explain host:{self._owner.name} {service.service}")
+            raise AnswerIsNo(
+                refusal.reason, hint=f"meshbridge policy explain host:{self._owner.name} {service.service}"
+            )
         settled = flow.settled = trio.Event()
         self._nursery.start_soon(self._place, LocalSocket(self._loop, sock, self._owner, flow))
         await settled.wait()
@@ -183,7 +185,9 @@ class Outbound:
         flow.instance = instance.id
         flow.peer = instance.host
         flow.via = tunnel.via
-        local.open(tunnel, encode_open(Open(service=flow.service, target=instance.target, user=flow.user, trace=flow.id)))
+        local.open(
+            tunnel, encode_open(Open(service=flow.service, target=instance.target, user=flow.user, trace=flow.id))
+        )
 
     # --- the slow path --------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """I/O: the tunnels of one worker: dialling (directly, else through a gateway), taking in, retiring, heartbeats.
 
-One dial per peer at a time, whoever waits for it. A tunnel is offered for new streams only while both ends' certificates
-are good and neither has said goodbye; live streams on an older one go on until they end.
+One dial per peer at a time, whoever waits for it. A tunnel is offered for new streams only while both ends'
+certificates are good and neither has said goodbye; live streams on an older one go on until they end.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class _Dial:
 
 
 class TunnelPool:
-    """Owner of every tunnel in the process. `nursery` runs the dials, so that no caller's cancellation ends another's."""
+    """Owner of every tunnel in the process. `nursery` runs the dials: no caller's cancellation ends another's."""
 
     def __init__(
         self, loop: Loop, nursery: trio.Nursery, owner: PoolOwner, *, identity: FilePath, root: str, me: SpiffeId
@@ -279,9 +279,7 @@ class TunnelPool:
             tunnel.tick(now)
             if tunnel.peer.not_after + limits.CLOCK_TOLERANCE < wall:
                 self.retire(tunnel, "the peer's certificate has ended")
-            if not tunnel.session.streams and (
-                tunnel in self._retired or now - tunnel.last_used > limits.TUNNEL_IDLE
-            ):
+            if not tunnel.session.streams and (tunnel in self._retired or now - tunnel.last_used > limits.TUNNEL_IDLE):
                 tunnel.close(Code.NO_ERROR, "idle")
 
     def drop_revoked(self) -> None:

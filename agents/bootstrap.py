@@ -1,0 +1,231 @@
+"""I/O: makes a trust domain: keys, root, issuer, registry with its first entries, and the first gateway's identity.
+
+Everything is made in a directory beside the home and renamed into place at the end, so there is a whole estate or none.
+A directory left by a killed run is made anew by the next one; its keys never meant anything to anybody.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from agents import clock
+from agents.estate import Home, HomeConfig, store_config
+from agents.key_holders import claim_key
+from bridge import limits
+from bridge.dns.addresses import DEFAULT_SLICE
+from bridge.identity import certificates
+from bridge.identity.certificates import PrivateKey
+from bridge.identity.identity_file import store_identity
+from bridge.identity.issuer import Issuer, make_csr
+from inventory.authority import (
+    DomainBody,
+    Enrolment,
+    GatewayBody,
+    OperatorKey,
+    SignedEntry,
+    append,
+    genesis_fingerprint,
+)
+from inventory.endpoints import Endpoint, parse_endpoint
+from inventory.errors import InputError, Unavailable
+from inventory.home import lock_home, make_home, write_secret
+from inventory.model import Gateway
+from inventory.names import SpiffeId, parse_domain, parse_gateway
+from inventory.registries.embedded import open_embedded
+from inventory.registries.interface import Change
+
+_NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewEstate:
+    """What `init` is asked for, in canonical form from birth."""
+
+    trust_domain: str
+    gateway: str
+    address: str
+    """`ADDR:PORT` that other nodes dial."""
+    listen: str
+    """`ADDR:PORT` that the gateway binds."""
+    operator_name: str
+    namespace: str = "bridge.internal"
+    certificate_lifetime: float = limits.CERTIFICATE_LIFETIME
+
+    def __post_init__(self) -> None:
+        """Raises InputError."""
+        pairs = (
+            (self.trust_domain, parse_domain(self.trust_domain)),
+            (self.namespace, parse_domain(self.namespace)),
+            (self.gateway, parse_gateway(self.gateway)),
+            (self.address, str(parse_endpoint(self.address))),
+            (self.listen, str(parse_endpoint(self.listen))),
+        )
+        for given, canonical in pairs:
+            if given != canonical:
+                raise InputError(f"{given} is not in canonical form", hint=f"write it as {canonical}")
+
+
+def new_estate(
+    *,
+    domain: str,
+    gateway: str,
+    operator_name: str,
+    namespace: str = "bridge.internal",
+    listen: str | None = None,
+    certificate_lifetime: float = limits.CERTIFICATE_LIFETIME,
+) -> NewEstate:
+    """From what a person writes; `gateway` is `NAME=ADDR:PORT`.
+
+    Raises:
+        InputError: a part cannot be used.
+    """
+    name, equals, address = gateway.partition("=")
+    if not equals:
+        raise InputError("the gateway has no name", where=gateway[:80], hint="write it like gw1=192.0.2.1:7443")
+    endpoint = parse_endpoint(address)
+    if listen is not None:
+        bound = parse_endpoint(listen)
+    else:
+        # A name may be an address of a router in front of the gateway; what it binds is its own.
+        bound = Endpoint("0.0.0.0", endpoint.port) if _is_name(endpoint) else endpoint
+    return NewEstate(
+        trust_domain=parse_domain(domain),
+        gateway=parse_gateway(name),
+        address=str(endpoint),
+        listen=str(bound),
+        operator_name=operator_name,
+        namespace=parse_domain(namespace),
+        certificate_lifetime=certificate_lifetime,
+    )
+
+
+def _is_name(endpoint: Endpoint) -> bool:
+    return not (":" in endpoint.host or endpoint.host.replace(".", "").isdigit())
+
+
+async def init(home: Path, estate: NewEstate) -> HomeConfig:
+    """Makes the estate in `home`, whole or not at all.
+
+    Raises:
+        InputError: there is an estate or anything else in it already.
+        Unavailable: it cannot be written, or another `init` is at work on it.
+    """
+    home = home.resolve()
+    _refuse_occupied(home)
+    building = home.parent / f".{home.name}.init"
+    make_home(building)
+    with lock_home(building):
+        _clear(building)
+        config = await _build(building, estate)
+        _move_into_place(building, home)
+    return config
+
+
+def _refuse_occupied(home: Path) -> None:
+    try:
+        occupied = any(home.iterdir())
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        raise Unavailable(f"cannot be read: {exc.strerror}", where=str(home)) from None
+    if Home(home).has_estate:
+        raise InputError("there is an estate in this home already", where=str(home), hint="choose another --home")
+    if occupied:
+        raise InputError(
+            "this home is not empty", where=str(home), hint="choose another --home, or move its files away first"
+        )
+
+
+def _clear(directory: Path) -> None:
+    """What a killed run left, but for the lock that is held."""
+    for path in directory.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != "lock":
+            path.unlink()
+
+
+async def _build(directory: Path, estate: NewEstate) -> HomeConfig:
+    now = clock.now()
+    operator, root_key = OperatorKey.generate(), certificates.generate_key()
+    root = certificates.create_root(root_key, estate.trust_domain, now=now)
+    root_pem = certificates.to_pem(root)
+    issuer_key = certificates.generate_key()
+    issuer_certificate = certificates.create_intermediate(
+        issuer_key.public_key(), root_key=root_key, root=root, now=now
+    )
+    home = Home(directory)
+    write_secret(home.operator_key, operator.to_bytes())
+    write_secret(home.root_key, (certificates.private_key_pem(root_key) + root_pem).encode())
+    issuer_pem = certificates.private_key_pem(issuer_key) + certificates.to_pem(issuer_certificate)
+    write_secret(home.issuer, issuer_pem.encode())
+    genesis, key = await _write_registry(home, estate, operator=operator, root_pem=root_pem, now=now)
+    spiffe = SpiffeId(estate.trust_domain, "gateway", estate.gateway)
+    issued = Issuer(issuer_key, issuer_certificate).issue(
+        make_csr(key), spiffe, now=now, lifetime=estate.certificate_lifetime
+    )
+    store_identity(home.identity, key, issued.chain_pem, spiffe=spiffe, root_pem=root_pem, now=now)
+    config = HomeConfig(
+        role="gateway",
+        name=estate.gateway,
+        trust_domain=estate.trust_domain,
+        genesis=genesis_fingerprint(genesis),
+        gateways=(Gateway(name=estate.gateway, address=estate.address),),
+        listen=estate.listen,
+        addresses=str(DEFAULT_SLICE),
+        certificate_lifetime=estate.certificate_lifetime,
+    )
+    store_config(directory, config)
+    return config
+
+
+async def _write_registry(
+    home: Home, estate: NewEstate, *, operator: OperatorKey, root_pem: str, now: float
+) -> tuple[SignedEntry, PrivateKey]:
+    """The log's first entries, and the first gateway's key on record as an enrolled one is."""
+    key = certificates.generate_key()
+    bodies = (
+        DomainBody(
+            trust_domain=estate.trust_domain,
+            namespace=estate.namespace,
+            root_certificate=root_pem,
+            operator_name=estate.operator_name,
+        ),
+        GatewayBody(gateway=Gateway(name=estate.gateway, address=estate.address)),
+    )
+    key_hash = certificates.key_hash(key.public_key())
+    spiffe = SpiffeId(estate.trust_domain, "gateway", estate.gateway)
+    enrolment = Enrolment(
+        role="gateway", name=estate.gateway, key=key_hash, at=int(now), source="init", invite="init"
+    )
+    async with open_embedded(home.registry) as registry:
+        entries = await append(registry, operator, bodies, message="init", now=now)
+        await claim_key(registry, key_hash, spiffe, now=now)
+        await registry.transact([Change(f"enrolled/gateway/{estate.gateway}", 0, msgspec.json.encode(enrolment))])
+    return entries[0], key
+
+
+def _move_into_place(building: Path, home: Path) -> None:
+    """The moment at which the estate exists. The lock goes along with its directory."""
+    try:
+        _sync(building)
+        building.rename(home)
+        _sync(home.parent)
+    except OSError as exc:
+        if exc.errno in _NOT_EMPTY:
+            _refuse_occupied(home)
+        raise Unavailable(f"cannot be put into place: {exc.strerror}", where=str(home)) from None
+
+
+def _sync(directory: Path) -> None:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
