@@ -47,16 +47,24 @@ _AFTER = "\x7f"
 T = TypeVar("T")
 
 
+def _permission_hint(path: Path) -> str:
+    """The exact command that lets SQLite write the file and its companions, as far as can be seen from here (F28)."""
+    if not path.parent.is_dir():
+        return "is this the right --home?"
+    if not os.access(path.parent, os.R_OK | os.W_OK | os.X_OK):
+        return f"chmod u+rwx {path.parent}"
+    if path.exists() and not os.access(path, os.R_OK | os.W_OK):
+        return f"chmod 600 {path}"
+    return f"put the file itself at {path}" if path.is_symlink() else "remount its file system read-write"
+
+
 def _unavailable(path: Path, exc: sqlite3.Error) -> Unavailable:
     """SQLite's error as ours, by its primary result code (https://sqlite.org/rescode.html)."""
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
     hints = {
         sqlite3.SQLITE_FULL: ("no space left for the registry", f"free space on the file system of {path.parent}"),
-        sqlite3.SQLITE_READONLY: (
-            "the registry is read-only",
-            f"chmod u+w {path}, or remount its file system read-write",
-        ),
-        sqlite3.SQLITE_CANTOPEN: ("the registry cannot be opened", f"chmod u+rwx {path.parent}"),
+        sqlite3.SQLITE_READONLY: ("the registry is read-only", _permission_hint(path)),
+        sqlite3.SQLITE_CANTOPEN: ("the registry cannot be opened", _permission_hint(path)),
         sqlite3.SQLITE_BUSY: ("the registry is locked by another process", "end the process that holds it"),
         sqlite3.SQLITE_CORRUPT: ("the registry is damaged", f"stop the gateway and put a backup in place of {path}"),
         sqlite3.SQLITE_NOTADB: ("this is not a registry", f"stop the gateway and put a backup in place of {path}"),
@@ -105,8 +113,8 @@ def _create_file(path: Path) -> None:
     try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        hint = f"chmod u+rwx {path.parent}, or remount its file system read-write"
-        raise Unavailable(f"the registry cannot be opened: {exc.strerror}", where=str(path), hint=hint) from None
+        what = f"the registry cannot be opened: {exc.strerror}"
+        raise Unavailable(what, where=str(path), hint=_permission_hint(path)) from None
     try:
         info = os.fstat(fd)
     finally:

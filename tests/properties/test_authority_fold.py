@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from random import Random
 
 from hypothesis import given
@@ -75,7 +76,7 @@ def test_a_fold_in_batches_is_the_obvious_fold(said: list[Body], cuts: list[int]
     entries = [verify_entry(signed) for signed in Chain(*said).log]
     state = AuthorityState()
     edges = sorted({0, len(entries), *(min(cut, len(entries)) for cut in cuts)})
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         before = state
         state = state.extended(entries[begin:end])
         assert before == (obvious(entries[:begin]) if begin else AuthorityState()), "a state never changes"

@@ -68,7 +68,9 @@ def instance(service: str = "web", on: str = "vm1", *, port: int = 8080, removed
     )
 
 
-def invite(number: int = 1, name: str = "vm1", *, secret: bytes = b"secret", expires_at: int = NOW + 3600) -> InviteBody:
+def invite(
+    number: int = 1, name: str = "vm1", *, secret: bytes = b"secret", expires_at: int = NOW + 3600
+) -> InviteBody:
     return InviteBody(
         id=f"invite-{number}",
         role="host",

@@ -36,7 +36,9 @@ async def version(registry: Registry, key: str) -> int:
 
 async def what_is_written_is_read(registry: Registry) -> None:
     assert await registry.get("a") is None
-    await registry.transact([Change("a", 0, b"1"), Change("b/c", ANY, b""), Change("big", ANY, bytes(range(256)) * 4096)])
+    await registry.transact(
+        [Change("a", 0, b"1"), Change("b/c", ANY, b""), Change("big", ANY, bytes(range(256)) * 4096)]
+    )
     record = await registry.get("a")
     assert record is not None and record == Record(b"1", record.version) and record.version > 0
     assert await values(registry) == {"a": b"1", "b/c": b"", "big": bytes(range(256)) * 4096}

@@ -10,8 +10,16 @@ import pytest
 
 from inventory.authority import (
     AuthorityError,
-    Body,
     Entry,
+    SignedEntry,
+    decode_signed,
+    encode_signed,
+    genesis_fingerprint,
+    sign_entry,
+    verify_entry,
+)
+from inventory.authority.bodies import (
+    Body,
     GatewayBody,
     HostBody,
     InstanceBody,
@@ -19,13 +27,7 @@ from inventory.authority import (
     OperatorBody,
     PolicyBody,
     RevokeBody,
-    SignedEntry,
-    decode_signed,
-    encode_signed,
     entry_key,
-    genesis_fingerprint,
-    sign_entry,
-    verify_entry,
 )
 from inventory.authority.entries import ENTRY_MAX_BYTES
 from inventory.errors import InputError

@@ -80,7 +80,15 @@ def test_a_key_survives_its_file() -> None:
 def test_a_damaged_key_file_is_refused_without_quoting_it() -> None:
     content = ALICE.to_bytes()
     secret = content.split()[-1].decode()
-    for bad in (b"", b"x", content[:-4], content + content, content.replace(b"v1", b"v2"), content.upper(), content * 2):
+    for bad in (
+        b"",
+        b"x",
+        content[:-4],
+        content + content,
+        content.replace(b"v1", b"v2"),
+        content.upper(),
+        content * 2,
+    ):
         with pytest.raises(InputError) as caught:
             OperatorKey.from_bytes(bad)
         assert secret[:8] not in f"{caught.value} {caught.value.hint}"

@@ -12,14 +12,13 @@ from inventory.authority import (
     StaleEntry,
     append,
     encode_signed,
-    operator_removal,
     read_head,
     read_log,
     refuse_rollback,
-    revocation,
     verify_log,
 )
 from inventory.authority.log import log_key
+from inventory.authority.statements import operator_removal, revocation
 from inventory.errors import InputError, MeshError
 from inventory.registries.interface import ANY, Change, Conflict
 from tests.support import authority as say

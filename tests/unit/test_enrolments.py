@@ -64,7 +64,12 @@ async def test_c20_a_used_token_is_refused_for_another_key() -> None:
     assert refused.detail == f"used at 2027-01-15 08:00:00Z from 10.0.0.1 by key {KEY_A}"
     assert await read_enrolment(registry, "host", "vm1") == first
     (recorded,) = await read_refusals(registry, "invite-1")
-    assert (recorded.at, recorded.source, recorded.key, recorded.reason) == (NOW + 60, "10.0.0.9", KEY_B, refused.detail)
+    assert (recorded.at, recorded.source, recorded.key, recorded.reason) == (
+        NOW + 60,
+        "10.0.0.9",
+        KEY_B,
+        refused.detail,
+    )
 
 
 async def test_h10_every_refusal_reads_the_same_to_the_peer() -> None:

@@ -191,7 +191,9 @@ def test_f17_the_lock_ends_with_its_process_and_is_not_inherited(home: Path) -> 
     )
     reading, writing = os.pipe()
     try:
-        done = subprocess.run([sys.executable, "-c", script, str(home)], stdin=reading, stdout=subprocess.PIPE, timeout=30)
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(home)], stdin=reading, stdout=subprocess.PIPE, timeout=30
+        )
         assert done.returncode == 1 and int(done.stdout.split()[0]) > 0
         with lock_home(home):
             pass

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import msgspec
 import pytest
 
-from inventory.authority import AuthorityError, AuthorityFork, SignedEntry, Slice, StaleEntry, operator_removal
+from inventory.authority import AuthorityError, AuthorityFork, SignedEntry, Slice, StaleEntry, genesis_fingerprint
+from inventory.authority.statements import operator_removal
 from inventory.errors import InputError
 from tests.support import authority as say
 from tests.support.authority import ALICE, BOB, MALLORY, Chain
@@ -47,7 +48,7 @@ def test_a_slice_starts_from_the_pinned_genesis_only() -> None:
     with pytest.raises(AuthorityError, match="another trust domain"):
         Slice.start(say.entry(1, say.domain(), by=MALLORY), chain.fingerprint)
     with pytest.raises(AuthorityError, match="not a genesis"):
-        Slice.start(chain.log[1], say.payload_hash(chain.log[1].payload))
+        Slice.start(chain.log[1], genesis_fingerprint(chain.log[1]))
 
 
 def test_h19_a_slice_refuses_a_bad_signature() -> None:
@@ -121,7 +122,9 @@ def test_a_removed_host_does_not_come_back_older() -> None:
 def test_a_revocation_in_a_slice_never_drops_a_key() -> None:
     chain = Chain(say.revoke("vm1", "a"), say.revoke("vm1", "b", lifted=True))
     refused(started(chain).applied([chain.log[1]]), [chain.log[2]], "stay revoked")
-    refused(started(chain), [say.entry(2, msgspec.structs.replace(say.revoke(), spiffe_id="spiffe://o/host/a"))], "another")
+    refused(
+        started(chain), [say.entry(2, msgspec.structs.replace(say.revoke(), spiffe_id="spiffe://o/host/a"))], "another"
+    )
 
 
 def test_operators_are_continued_at_the_end_only() -> None:
@@ -186,7 +189,13 @@ def test_a_damaged_slice_is_refused() -> None:
     chain = Chain(say.policy(), say.host())
     good = started(chain).applied(chain.log).encode()
     other = Chain(say.gateway()).fingerprint
-    for bad in (b"", b"{}", good[:-1], good.replace(b"slice-v1", b"slice-v2"), b'{"format":"slice-v1","entries":[],"floors":{}}'):
+    for bad in (
+        b"",
+        b"{}",
+        good[:-1],
+        good.replace(b"slice-v1", b"slice-v2"),
+        b'{"format":"slice-v1","entries":[],"floors":{}}',
+    ):
         with pytest.raises(InputError):
             Slice.decode(bad, other)
     with pytest.raises(AuthorityError):

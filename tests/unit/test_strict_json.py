@@ -21,7 +21,7 @@ def read(data: bytes, most: int = 1024 * 1024) -> Message:
 
 
 def refusal(data: bytes, most: int = 1024 * 1024) -> str:
-    with pytest.raises(InputError, match="^test message ") as caught:
+    with pytest.raises(InputError, match=r"^test message ") as caught:
         read(data, most)
     assert caught.value.exit_code == 64
     assert len(str(caught.value)) < 200
@@ -104,5 +104,5 @@ def test_a_value_that_checks_itself_is_refused_with_its_own_words() -> None:
         def __post_init__(self) -> None:
             parse_label(self.name, "site")
 
-    with pytest.raises(InputError, match="^test message cannot be used: 'a_b' is not a site"):
+    with pytest.raises(InputError, match=r"^test message cannot be used: 'a_b' is not a site"):
         decode(b'{"name": "a_b"}', Named, max_bytes=100, what="test message")
