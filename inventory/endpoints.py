@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from inventory.errors import InputError
 from inventory.names import parse_dotted, shown
 
-_METADATA = ipaddress.ip_network("169.254.0.0/16")
+_METADATA = (ipaddress.ip_network("169.254.0.0/16"), ipaddress.ip_network("fd00:ec2::/32"))
+_BROADCAST = ipaddress.ip_address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +73,7 @@ def parse_target(text: str) -> Endpoint:
         address = ipaddress.ip_address(endpoint.host)
     except ValueError:
         return endpoint
-    if address.is_unspecified or address.is_multicast or (address.version == 4 and address in _METADATA):
+    is_metadata = any(address in network for network in _METADATA)
+    if address.is_unspecified or address.is_multicast or address == _BROADCAST or is_metadata:
         raise InputError(f"{shown(text)} cannot be a target", hint="give the address the service listens on")
     return endpoint

@@ -23,6 +23,8 @@ MAX_LABEL = 63
 MAX_NAME = 253
 MAX_SPIFFE_ID = 2048
 
+# What resolvers take for an address: digits, or hexadecimal (inet_aton reads 0x7f000001 as 127.0.0.1).
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?", re.ASCII)
 _RESERVED = frozenset({"localhost"})
 _SHOWN = 80
@@ -66,7 +68,7 @@ def parse_dotted(text: str, what: str) -> str:
     else:
         labels = name.split(".")
         reason = next((why for label in labels if (why := _why_not_label(label))), None)
-        if reason is None and labels[-1].isdigit():
+        if reason is None and _NUMBER.fullmatch(labels[-1]):
             reason = "its last label is a number, so it could be taken for an address"
     if reason is not None:
         raise InputError(f"{shown(text)} is not a {what}: {reason}")
@@ -80,6 +82,8 @@ def parse_label(text: str, what: str) -> str:
     name = text.lower() if text.isascii() else text
     name = name[:-1] if name.endswith(".") else name
     reason = "it is reserved" if name in _RESERVED else _why_not_label(name)
+    if reason is None and _NUMBER.fullmatch(name):
+        reason = "it is a number, so it could be taken for an address"
     if reason is not None:
         raise InputError(f"{shown(text)} is not a {what}: {reason}")
     return name

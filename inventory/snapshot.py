@@ -153,7 +153,9 @@ class Snapshot:
     def evolved(self, **changes: Any) -> Snapshot:
         """A snapshot with other values for some of the fields, equal to one made anew, at the cost of the change."""
         after = replace(self, **changes)
-        same_policy = after.authority.policy is self.authority.policy and after.allows is self.allows
+        same_policy = after.authority.policy is self.authority.policy and (
+            after.allows is self.allows or after.allows == self.allows
+        )
         for name in ("rules", "index"):
             if same_policy and name in self.__dict__:
                 after.__dict__[name] = self.__dict__[name]
