@@ -19,6 +19,7 @@ from inventory.authority import TokenRefused, append, read_log, read_refusals, s
 from inventory.errors import InputError, Unavailable
 from inventory.registries.embedded import POLL_INTERVAL, open_embedded
 from inventory.registries.interface import ANY, Change, Registry
+from inventory.registries.sqlite_file import SCHEMA_VERSION
 from tests.support import authority as say
 from tests.support.authority import ALICE, NOW
 from tests.support.memory_registry import MemoryRegistry
@@ -213,14 +214,14 @@ async def test_another_programs_database_is_not_touched(path: Path) -> None:
 
 async def test_a_later_format_is_refused(path: Path) -> None:
     async with open_embedded(path) as registry:
-        await registry._run(lambda connection: connection.execute("PRAGMA user_version = 2"))
+        await registry._run(lambda connection: connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}"))
     with pytest.raises(InputError, match="format 2, this program knows 1"):
         async with open_embedded(path):
             pass
 
 
 async def test_a_busy_registry_says_who_is_in_the_way(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("inventory.registries.embedded.BUSY_TIMEOUT", 0.01)
+    monkeypatch.setattr("inventory.registries.sqlite_file.BUSY_TIMEOUT", 0.01)
     async with open_embedded(path) as registry, open_embedded(path) as other:
         await other._run(lambda connection: connection.execute("BEGIN IMMEDIATE"))
         with pytest.raises(Unavailable, match="locked by another process"):
