@@ -101,7 +101,8 @@ class EmbeddedRegistry:
 
     async def backup(self, to_path: Path, changes: Sequence[Change] = ()) -> None:
         """A consistent copy while everything runs, 0600 and durable when this returns; `changes` are made in the copy
-        only (see `authority.closing_invites`). Restoring it is putting it in place of the registry's file.
+        only (see `authority.closing_invites`). To restore it, stop the gateway, remove the registry's
+        file and its -wal and -shm companions, and copy the backup there.
 
         Raises:
             Unavailable: it cannot be written. No file is left behind.

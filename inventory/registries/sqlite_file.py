@@ -46,6 +46,11 @@ def _permission_hint(path: Path) -> str:
     return f"put the file itself at {path}" if path.is_symlink() else "remount its file system read-write"
 
 
+def _restore_hint(path: Path) -> str:
+    # A write-ahead log that stays behind would be played into the restored file and damage it.
+    return f"stop the gateway, rm -f {path} {path}-wal {path}-shm, then copy a backup to {path}"
+
+
 def _unavailable(path: Path, exc: sqlite3.Error) -> Unavailable:
     """SQLite's error as ours, by its primary result code (https://sqlite.org/rescode.html)."""
     code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
@@ -54,8 +59,8 @@ def _unavailable(path: Path, exc: sqlite3.Error) -> Unavailable:
         sqlite3.SQLITE_READONLY: ("the registry is read-only", _permission_hint(path)),
         sqlite3.SQLITE_CANTOPEN: ("the registry cannot be opened", _permission_hint(path)),
         sqlite3.SQLITE_BUSY: ("the registry is locked by another process", "end the process that holds it"),
-        sqlite3.SQLITE_CORRUPT: ("the registry is damaged", f"stop the gateway and put a backup in place of {path}"),
-        sqlite3.SQLITE_NOTADB: ("this is not a registry", f"stop the gateway and put a backup in place of {path}"),
+        sqlite3.SQLITE_CORRUPT: ("the registry is damaged", _restore_hint(path)),
+        sqlite3.SQLITE_NOTADB: ("this is not a registry", _restore_hint(path)),
         sqlite3.SQLITE_IOERR: ("the disk failed under the registry", f"check the disk that holds {path}"),
     }
     what, hint = hints.get(code, (f"the registry does not answer: {shown(str(exc))}", ""))
