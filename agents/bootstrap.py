@@ -116,15 +116,20 @@ async def init(home: Path, estate: NewEstate) -> HomeConfig:
         InputError: there is an estate or anything else in it already.
         Unavailable: it cannot be written, or another `init` is at work on it.
     """
-    home = home.resolve()
-    _refuse_occupied(home)
-    building = home.parent / f".{home.name}.init"
+    home, building = _places(home)
     make_home(building)
     with lock_home(building):
         _clear(building)
         config = await _build(building, estate)
         _move_into_place(building, home)
     return config
+
+
+def _places(home: Path) -> tuple[Path, Path]:
+    """The home, which must be free, and where it is made."""
+    real = home.resolve()
+    _refuse_occupied(real)
+    return real, real.parent / f".{real.name}.init"
 
 
 def _refuse_occupied(home: Path) -> None:
@@ -201,9 +206,7 @@ async def _write_registry(
     )
     key_hash = certificates.key_hash(key.public_key())
     spiffe = SpiffeId(estate.trust_domain, "gateway", estate.gateway)
-    enrolment = Enrolment(
-        role="gateway", name=estate.gateway, key=key_hash, at=int(now), source="init", invite="init"
-    )
+    enrolment = Enrolment(role="gateway", name=estate.gateway, key=key_hash, at=int(now), source="init", invite="init")
     async with open_embedded(home.registry) as registry:
         entries = await append(registry, operator, bodies, message="init", now=now)
         await claim_key(registry, key_hash, spiffe, now=now)

@@ -21,7 +21,8 @@ from typing import Literal
 import msgspec
 import trio
 
-from agents import admin_socket, clock
+from agents import clock
+from agents.admin_client import call
 from agents.backoff import Backoff
 from agents.verified_log import VerifiedLog
 from bridge import limits
@@ -74,8 +75,8 @@ class HomeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
                 parse_endpoint(address, zero_ok=address != self.advertise)
         parse_slice(self.addresses)
         if not limits.CERTIFICATE_LIFETIME_MIN <= self.certificate_lifetime <= limits.INTERMEDIATE_LIFETIME:
-            least = f"{limits.CERTIFICATE_LIFETIME_MIN:.0f} s"
-            raise InputError(f"a certificate lifetime of {self.certificate_lifetime:g} s is not between {least} and a year")
+            bounds = f"{limits.CERTIFICATE_LIFETIME_MIN:.0f} s and one year"
+            raise InputError(f"a certificate lifetime of {self.certificate_lifetime:g} s is not between {bounds}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +191,9 @@ Decide = Callable[[AuthorityState], Sequence[Body]]
 class Operator:
     """An operator at work: the key, the registry, and the verified state. Made by `operate`."""
 
-    def __init__(self, home: Path, *, config: HomeConfig, key: OperatorKey, registry: Registry, log: VerifiedLog) -> None:
+    def __init__(
+        self, home: Path, *, config: HomeConfig, key: OperatorKey, registry: Registry, log: VerifiedLog
+    ) -> None:
         self.home = home
         self.config = config
         self.registry = registry
@@ -245,7 +248,7 @@ class Operator:
 async def nudge(home: Path) -> None:
     """Tells a gateway that runs on this home to look at the registry now. Without one nothing is lost."""
     try:
-        await admin_socket.call(Home(home).admin_socket, "nudge")
+        await call(home, "nudge", answer_within=limits.NUDGE_TIMEOUT)
     except MeshError:
         # It looks by itself once a second.
         return

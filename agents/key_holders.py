@@ -33,6 +33,12 @@ def _decode(value: bytes) -> Holder:
     return decode(value, Holder, max_bytes=_RECORD_MAX_BYTES, what="key holder record")
 
 
+async def holder_of(registry: Registry, key: str) -> str | None:
+    """The SPIFFE ID that has `key` on record; None when nobody has. Raises InputError when the record is damaged."""
+    record = await registry.get(_PREFIX + parse_hash(key, "key hash"))
+    return None if record is None else _decode(record.value).spiffe_id
+
+
 async def claim_key(registry: Registry, key: str, spiffe: SpiffeId, *, now: float) -> None:
     """Record that `key` is of `spiffe`, unless it is already.
 
@@ -45,10 +51,7 @@ async def claim_key(registry: Registry, key: str, spiffe: SpiffeId, *, now: floa
     try:
         await registry.transact([Change(name, 0, value)])
     except Conflict:
-        record = await registry.get(name)
-        if record is None:
-            raise
-        refuse_foreign_key(key, spiffe, _decode(record.value).spiffe_id)
+        refuse_foreign_key(key, spiffe, await holder_of(registry, key))
 
 
 async def keys_of(registry: Registry, spiffe: SpiffeId) -> list[str]:

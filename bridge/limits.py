@@ -49,6 +49,8 @@ ENROLMENT_PATIENCE = 15.0
 """How long a joining host keeps trying while no gateway answers; a gateway started just before it needs a second."""
 CERTIFICATE_LIFETIME_MIN = 5.0
 """Shorter than this a node would do little else than renew."""
+NUDGE_TIMEOUT = 2.0
+"""For a gateway to take note of a change that it would find by itself within a second."""
 APPEND_TRIES = 20
 """An operator's command that others kept overtaking this often gives up; each try takes milliseconds."""
 
@@ -118,6 +120,9 @@ INSTANCES_PER_HOST = 1000
 ADMIN_MESSAGE_MAX = 16 * MIB
 ADMIN_CONNECTIONS = 64
 ADMIN_TIMEOUT = 10.0
+"""From accept to the last byte of the request."""
+ADMIN_ANSWER_TIMEOUT = 30.0
+"""How long a command waits for its agent, unless it says otherwise (a drain has a deadline of its own)."""
 
 # --- Processes ----------------------------------------------------------------------------------------------------
 DRAIN_DEADLINE = 30.0

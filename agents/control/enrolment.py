@@ -13,21 +13,22 @@ wrong is in the gateway's log and, for invites that exist, in the registry. docs
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import Literal, NoReturn, Protocol
+from typing import Literal, NoReturn
 
 import msgspec
 import structlog
 import trio
 
-from agents.control.guest_tls import GuestStream, GuestTls, PlainStream
-from agents.key_holders import claim_key
+from agents import clock
+from agents.control.guest_tls import GuestStream, GuestTls
+from agents.estate import Home
+from agents.key_holders import claim_key, holder_of
 from bridge import limits
 from bridge.errors import PeerError
 from bridge.identity import contexts
-from bridge.identity.issuer import IssuanceRecord, Issuer, read_csr
+from bridge.identity.issuer import IssuanceRecord, Issuer, read_csr, refuse_foreign_key
 from inventory.authority import (
     AuthorityState,
     InviteBody,
@@ -46,7 +47,7 @@ log = structlog.get_logger()
 PREFACE = b"MBE1\n"
 VERSION_MAX = 32
 
-TOKEN_REFUSED = "token refused"
+TOKEN_REFUSED = "token refused"  # noqa: S105
 """All that a guest learns, unless it has shown that it holds a secret which opens an invite now."""
 
 
@@ -54,11 +55,11 @@ class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of all enrolment messages."""
 
 
-class GenesisWanted(Message, tag="genesis"):
+class GenesisWanted(Message, frozen=True, tag="genesis"):
     """Which trust domain is this? The answer is public; it is believed for its hash, not for who sent it."""
 
 
-class EnrolmentWanted(Message, tag="enrol"):
+class EnrolmentWanted(Message, frozen=True, tag="enrol"):
     invite: str
     secret: bytes
     csr: bytes
@@ -66,49 +67,24 @@ class EnrolmentWanted(Message, tag="enrol"):
     version: str
 
 
-class Genesis(Message, tag="genesis-is"):
+class Genesis(Message, frozen=True, tag="genesis-is"):
     entry: SignedEntry
 
 
-class Enrolled(Message, tag="enrolled"):
+class Enrolled(Message, frozen=True, tag="enrolled"):
     chain: str
     """PEM, leaf first."""
     entries: tuple[SignedEntry, ...]
     """What a new node starts from: domain, operators, gateways, its own entry. All signed, so all checked again."""
 
 
-class Refused(Message, tag="refused"):
+class Refused(Message, frozen=True, tag="refused"):
     code: Literal["token", "request", "key", "unavailable"]
     reason: str
 
 
 Question = GenesisWanted | EnrolmentWanted
 Answer = Genesis | Enrolled | Refused
-
-
-class AuthoritySource(Protocol):
-    """The verified authority log, as `agents.verified_log.VerifiedLog` holds it."""
-
-    @property
-    def state(self) -> AuthorityState: ...
-    @property
-    def latest(self) -> Mapping[str, SignedEntry]: ...
-    async def refresh(self) -> bool:
-        """Bring both up to the registry's head."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class EnrolmentDesk:
-    """What a gateway needs to enrol. `lifetime` is that of the certificates, in seconds; `now` is unix seconds."""
-
-    gateway: str
-    identity_path: Path
-    registry: Registry
-    authority: AuthoritySource
-    issuer: Issuer
-    now: Callable[[], float]
-    lifetime: float = limits.CERTIFICATE_LIFETIME
 
 
 class _RequestRefused(AnswerIsNo):
@@ -119,130 +95,152 @@ class _RequestRefused(AnswerIsNo):
         self.code = code
 
 
-async def serve_guest(
-    sock: socket.socket, remote: str, desk: EnrolmentDesk, *, waited: float = 0.0
-) -> IssuanceRecord | None:
-    """Serves one connection whose first unread bytes are the preface, and closes it. Never raises for what a guest does.
+class EnrolmentServer:
+    """A gateway's desk for strangers.
 
     Args:
-        sock: connected TCP socket; owned from here on.
-        remote: the peer's address, for records.
-        waited: seconds it has been open already; they count (C24).
-
-    Returns:
-        The certificate issued, None when there was none.
+        home: the gateway's; its identity is shown to guests.
+        registry: where tokens are spent.
+        issuer: signs.
+        state, latest: the verified authority log as this gateway knows it, and the newest signed entry of every key.
+        refresh: brings those two up to the registry's head: a token may be used the moment it was printed.
+        lifetime: of the certificates, seconds.
+        now: the wall clock, unix seconds.
     """
-    sock.setblocking(False)
-    async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
-        return await serve_stream(stream, remote, desk, waited=waited)
 
+    def __init__(
+        self,
+        home: Path,
+        registry: Registry,
+        issuer: Issuer,
+        *,
+        state: Callable[[], AuthorityState],
+        latest: Callable[[], Mapping[str, SignedEntry]],
+        refresh: Callable[[], Awaitable[object]],
+        lifetime: float = limits.CERTIFICATE_LIFETIME,
+        now: Callable[[], float] = clock.now,
+    ) -> None:
+        self._identity_path = Home(home).identity
+        self._registry = registry
+        self._issuer = issuer
+        self._state = state
+        self._latest = latest
+        self._refresh = refresh
+        self._lifetime = lifetime
+        self._now = now
 
-async def serve_stream(
-    stream: PlainStream, remote: str, desk: EnrolmentDesk, *, waited: float = 0.0
-) -> IssuanceRecord | None:
-    """As `serve_guest`, over any stream of bytes."""
-    with trio.move_on_after(max(0.0, limits.PREAUTH_TIMEOUT - waited)):
+    async def serve_guest(self, sock: socket.socket, remote: str, *, waited: float = 0.0) -> IssuanceRecord | None:
+        """As `serve`, where the preface is still to be read."""
+        return await self.serve(sock, remote, waited=waited, preface=PREFACE)
+
+    async def serve(
+        self, sock: socket.socket, remote: str, *, waited: float = 0.0, preface: bytes = b""
+    ) -> IssuanceRecord | None:
+        """Serves one connection to its end and closes it. Never raises for anything that a guest does.
+
+        Args:
+            sock: connected TCP socket, of which nothing behind the preface was read; owned from here on.
+            remote: the peer's address, for records.
+            waited: seconds it has been open already; they count (C24).
+            preface: what is still to come in clear.
+
+        Returns:
+            The certificate issued, None when there was none.
+        """
+        sock.setblocking(False)
+        async with trio.SocketStream(trio.socket.from_stdlib_socket(sock)) as stream:
+            return await self.serve_stream(stream, remote, waited=waited, preface=preface)
+
+    async def serve_stream(
+        self, stream: trio.abc.Stream, remote: str, *, waited: float = 0.0, preface: bytes = PREFACE
+    ) -> IssuanceRecord | None:
+        """As `serve`, over any stream of bytes."""
+        with trio.move_on_after(max(0.0, limits.PREAUTH_TIMEOUT - waited)):
+            try:
+                return await self._serve(GuestStream(stream, limits.ENROLMENT_GUEST_BYTES), remote, preface)
+            except PeerError as exc:
+                log.info("enrolment guest turned away", remote=remote, reason=str(exc))
+            except MeshError as exc:
+                log.error("enrolment failed here", remote=remote, reason=str(exc), hint=exc.hint)
+            except Exception as exc:  # the guard of this connection: no guest ends the gateway
+                log.error("enrolment ended by a bug", remote=remote, error=repr(exc))
+            return None
+        log.info("enrolment guest took too long", remote=remote)
+        return None
+
+    async def _serve(self, guest: GuestStream, remote: str, preface: bytes) -> IssuanceRecord | None:
+        # Nothing after the preface is read in clear: what follows goes to TLS and nowhere else (C25).
+        await guest.expect(preface)
+        # A context for each guest: the identity may have been renewed, and contexts are never altered.
+        tls = await GuestTls.accept(guest, contexts.enrolment_server(self._identity_path))
         try:
-            return await _serve(stream, remote, desk)
-        except PeerError as exc:
-            log.info("enrolment guest turned away", remote=remote, reason=str(exc))
+            question: Question = await tls.receive(Question)
+            if isinstance(question, GenesisWanted):
+                await tls.send(Genesis(entry=self._latest()["domain"]))
+                return None
+            answer, record = await self._answer(question, remote)
+            await tls.send(answer)
+            return record
+        finally:
+            await tls.finish()
+
+    async def _answer(self, wanted: EnrolmentWanted, remote: str) -> tuple[Enrolled | Refused, IssuanceRecord | None]:
+        asked_at = trio.current_time()
+        try:
+            enrolled, record = await self.enrol(wanted, remote)
+            version = shown(wanted.version[:VERSION_MAX])
+            log.info("enrolled", spiffe_id=record.spiffe_id, key=record.key, remote=remote, version=version)
+            return enrolled, record
+        except TokenRefused as exc:
+            log.warning("token refused", remote=remote, reason=exc.detail, invite=exc.invite)
+            refused = Refused(code="token", reason=TOKEN_REFUSED)
+        except _RequestRefused as exc:
+            log.warning("enrolment request refused", remote=remote, reason=exc.what)
+            refused = Refused(code=exc.code, reason=exc.what)
         except MeshError as exc:
             log.error("enrolment failed here", remote=remote, reason=str(exc), hint=exc.hint)
-        except Exception as exc:  # the guard of this connection: no guest ends the gateway
-            log.error("enrolment ended by a bug", remote=remote, error=repr(exc))
-        return None
-    log.info("enrolment guest took too long", remote=remote)
-    return None
+            refused = Refused(code="unavailable", reason="the gateway cannot enrol anybody now")
+        await trio.sleep_until(asked_at + limits.ENROLMENT_REFUSAL_TIME)
+        return refused, None
 
+    async def enrol(self, wanted: EnrolmentWanted, remote: str) -> tuple[Enrolled, IssuanceRecord]:
+        """Spends the token and issues. Whatever is refused for an existing invite is recorded for the operator.
 
-async def _serve(stream: PlainStream, remote: str, desk: EnrolmentDesk) -> IssuanceRecord | None:
-    guest = GuestStream(stream, limits.ENROLMENT_GUEST_BYTES)
-    # Nothing after the preface is read in clear: what follows goes to TLS and nowhere else (C25).
-    await guest.expect(PREFACE)
-    tls = await GuestTls.accept(guest, contexts.enrolment_server(desk.identity_path))
-    try:
-        match await tls.receive(Question):
-            case GenesisWanted():
-                await tls.send(Genesis(entry=await _genesis(desk)))
-                return None
-            case EnrolmentWanted() as wanted:
-                answer, record = await _answer(wanted, remote, desk)
-                await tls.send(answer)
-                return record
-    finally:
-        await tls.finish()
+        Raises:
+            TokenRefused: the guest may learn only that.
+            MeshError: a request that its holder may be told about, or the registry does not answer.
+        """
+        await self._refresh()
+        state = self._state()
+        now = self._now()
+        key = ""
+        invite_id: str | None = None
+        try:
+            invite = match_invite(state.invites, wanted.invite, wanted.secret)
+            invite_id = invite.id
+            spiffe = SpiffeId(state.trust_domain, invite.role, invite.name)
+            _check_wanted(state, invite, spiffe)
+            key = _read_key(wanted.csr)
+            await self._check_key(state, key, spiffe)
+        except (TokenRefused, _RequestRefused) as exc:
+            reason = exc.detail if isinstance(exc, TokenRefused) else exc.what
+            known = exc.invite if isinstance(exc, TokenRefused) else invite_id
+            if known is not None:
+                await record_refusal(self._registry, known, key=key, source=remote, now=now, reason=reason)
+            raise
+        # From here on only this key gets this name; asking again with it, after any crash, gets the same (F04).
+        await spend_invite(self._registry, invite, key=key, source=remote, now=now)
+        await _claim(self._registry, key, spiffe, now)
+        issued = self._issuer.issue(wanted.csr, spiffe, now=now, lifetime=self._lifetime)
+        return Enrolled(chain=issued.chain_pem, entries=first_entries(self._latest(), spiffe)), issued.record
 
-
-async def _genesis(desk: EnrolmentDesk) -> SignedEntry:
-    await desk.authority.refresh()
-    return desk.authority.latest["domain"]
-
-
-async def _answer(
-    wanted: EnrolmentWanted, remote: str, desk: EnrolmentDesk
-) -> tuple[Enrolled | Refused, IssuanceRecord | None]:
-    asked_at = trio.current_time()
-    try:
-        enrolled, record = await enrol(wanted, remote, desk)
-        log.info(
-            "enrolled",
-            spiffe_id=record.spiffe_id,
-            key=record.key,
-            serial=record.serial,
-            remote=remote,
-            version=shown(wanted.version[:VERSION_MAX]),
-        )
-        return enrolled, record
-    except TokenRefused as exc:
-        log.warning("token refused", remote=remote, reason=exc.detail, invite=exc.invite)
-        refused = Refused(code="token", reason=TOKEN_REFUSED)
-    except _RequestRefused as exc:
-        log.warning("enrolment request refused", remote=remote, reason=exc.what)
-        refused = Refused(code=exc.code, reason=exc.what)
-    except MeshError as exc:
-        log.error("enrolment failed here", remote=remote, reason=str(exc), hint=exc.hint)
-        refused = Refused(code="unavailable", reason="the gateway cannot enrol anybody now")
-    await trio.sleep_until(asked_at + limits.ENROLMENT_REFUSAL_TIME)
-    return refused, None
-
-
-async def enrol(wanted: EnrolmentWanted, remote: str, desk: EnrolmentDesk) -> tuple[Enrolled, IssuanceRecord]:
-    """Spends the token and issues. Everything that is refused for an existing invite is recorded for the operator.
-
-    Raises:
-        TokenRefused: the guest may learn only that.
-        MeshError: a request that its holder may be told about, or the registry does not answer.
-    """
-    await desk.authority.refresh()
-    state = desk.authority.state
-    now = desk.now()
-    key = _key_offered(wanted.csr)
-    try:
-        invite = match_invite(state.invites, wanted.invite, wanted.secret)
-        spiffe = SpiffeId(state.trust_domain, invite.role, invite.name)
-        _check_wanted(state, invite, spiffe)
-    except TokenRefused as exc:
-        if exc.invite is not None:
-            await record_refusal(desk.registry, exc.invite, key=key or "", source=remote, now=now, reason=exc.detail)
-        raise
-    try:
-        key = _check_key(state, wanted.csr)
-        await _claim(desk, key, spiffe, now)
-    except _RequestRefused as exc:
-        await record_refusal(desk.registry, invite.id, key=key or "", source=remote, now=now, reason=exc.what)
-        raise
-    # From here on only this key gets this name; asking again with it, after any crash, gets the same (F04).
-    await spend_invite(desk.registry, invite, key=key, source=remote, now=now)
-    issued = desk.issuer.issue(wanted.csr, spiffe, now=now, lifetime=desk.lifetime)
-    return Enrolled(chain=issued.chain_pem, entries=first_entries(desk.authority.latest, spiffe)), issued.record
-
-
-def _key_offered(csr: bytes) -> str | None:
-    """The key's hash for the record, if the request can be read at all."""
-    try:
-        return read_csr(csr).key
-    except InputError:
-        return None
+    async def _check_key(self, state: AuthorityState, key: str, spiffe: SpiffeId) -> None:
+        if key in state.revoked_keys:
+            raise _RequestRefused("key", "this key was revoked; enrol with a new one")
+        try:
+            refuse_foreign_key(key, spiffe, await holder_of(self._registry, key))
+        except AnswerIsNo as exc:
+            raise _RequestRefused("key", exc.what) from None
 
 
 def _check_wanted(state: AuthorityState, invite: InviteBody, spiffe: SpiffeId) -> None:
@@ -262,19 +260,17 @@ def _check_wanted(state: AuthorityState, invite: InviteBody, spiffe: SpiffeId) -
         refuse(f"a newer token was made for {invite.role} {invite.name}")
 
 
-def _check_key(state: AuthorityState, csr: bytes) -> str:
+def _read_key(csr: bytes) -> str:
     try:
-        key = read_csr(csr).key
+        return read_csr(csr).key
     except InputError as exc:
         raise _RequestRefused("request", exc.what) from None
-    if key in state.revoked_keys:
-        raise _RequestRefused("key", "this key was revoked; enrol with a new one")
-    return key
 
 
-async def _claim(desk: EnrolmentDesk, key: str, spiffe: SpiffeId, now: float) -> None:
+async def _claim(registry: Registry, key: str, spiffe: SpiffeId, now: float) -> None:
+    """Looked at before the token was spent, so this refuses only when one key enrols under two names at once."""
     try:
-        await claim_key(desk.registry, key, spiffe, now=now)
+        await claim_key(registry, key, spiffe, now=now)
     except AnswerIsNo as exc:
         raise _RequestRefused("key", exc.what) from None
 

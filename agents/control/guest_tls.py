@@ -1,15 +1,16 @@
 """I/O: TLS over a stream for the two sides of enrolment, and length-prefixed JSON messages inside it.
 
-This is the only TLS without a client certificate, so it is kept apart from tunnels: nothing but enrolment is spoken over
-it. Every byte a guest sends is counted, inside TLS and before. The caller holds the deadline.
+This is the only TLS without a client certificate, so it is kept apart from tunnels: nothing but enrolment is spoken
+over it. Every byte a guest sends is counted, inside TLS and before. The caller holds the deadline.
 """
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import ssl
 import struct
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import trio
@@ -29,19 +30,10 @@ _BROKEN = (trio.BrokenResourceError, trio.ClosedResourceError)
 T = TypeVar("T")
 
 
-class PlainStream(Protocol):
-    """What is needed of a transport; trio.SocketStream is one."""
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None: ...
-    async def wait_send_all_might_not_block(self) -> None: ...
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray: ...
-    async def aclose(self) -> None: ...
-
-
 class GuestStream(trio.abc.Stream):
     """A transport that gives up on a peer which sends more than `most` bytes in all."""
 
-    def __init__(self, stream: PlainStream, most: int) -> None:
+    def __init__(self, stream: trio.abc.Stream, most: int) -> None:
         self._stream = stream
         self._left = most
         self.first = b""
@@ -104,7 +96,7 @@ class GuestTls:
         except trio.BrokenResourceError as exc:
             cause = exc.__cause__ if isinstance(exc.__cause__, Exception) else EOFError()
             first = stream.transport_stream.first
-            raise PeerError(explain_tls_error(cause, msgspec.structs.replace(facts, first_bytes=first))) from None
+            raise PeerError(explain_tls_error(cause, dataclasses.replace(facts, first_bytes=first))) from None
         return cls(stream)
 
     def peer_chain(self) -> PeerChain:
