@@ -16,8 +16,6 @@ from bridge.counters import CONNECT_BOUNDS, LAG_BOUNDS, CounterDeltas, InstanceS
 from bridge.flows import RESULTS
 from bridge.metric_families import Counter, Gauge, Histogram
 
-__all__ = ["CounterDeltas", "LiveMetrics", "Metrics", "NoMetrics"]
-
 
 class Metrics(Protocol):
     """What the supervisor tells its metrics, live or not."""
