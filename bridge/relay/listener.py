@@ -45,8 +45,14 @@ class Listener:
                     self._pause()
                     return
                 continue  # the client went away between its connect and our accept
-            connection.setblocking(False)
-            self._accepted(connection, address)
+            try:
+                connection.setblocking(False)
+                self._accepted(connection, address)
+            except BaseException:
+                connection.close()
+                raise
+            if self._sock.fileno() < 0:  # the owner closed us while it took the connection
+                return
 
     def _pause(self) -> None:
         self.paused = True
@@ -58,8 +64,10 @@ class Listener:
             self._loop.modify(self._sock.fileno(), READ)
 
     def crashed(self, error: BaseException) -> None:
-        """One connection could not be handled; the listener goes on."""
+        """One connection could not be handled and was closed; the listener goes on."""
 
     def close(self) -> None:
-        self._loop.unregister(self._sock.fileno())
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            self.paused = False
+            self._loop.unregister(self._sock.fileno())
+            self._sock.close()

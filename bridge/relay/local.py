@@ -11,7 +11,6 @@ import contextlib
 import errno
 import socket
 import struct
-from collections import deque
 from typing import Protocol
 
 from bridge import limits
@@ -23,37 +22,45 @@ from bridge.tunnels.stream_state import State
 
 _ABORT = struct.pack("ii", 1, 0)
 _DATA = int(FrameType.DATA)
-_BUFFER = bytearray(HEADER_SIZE + limits.FRAME_BODY_MAX)
+_FRAME_SIZE = 64 * limits.KIB
+"""A whole frame as read from a busy socket: exactly four full TLS records."""
+_BUFFER = bytearray(_FRAME_SIZE)
 _FRAME = memoryview(_BUFFER)
 _BODY = _FRAME[HEADER_SIZE:]
 _BODY_SIZE = len(_BODY)
 _LARGE = 16 * limits.KIB
 """From here on a frame is encrypted straight from the shared buffer; below, joining many into one write is cheaper."""
-_BUFFERS_PER_WRITE = 64
 _pack_into = HEADER.pack_into
+
+_READS = frozenset({State.OPENING, State.OPEN, State.GOT_FIN})
+_CUTS = frozenset({Code.CUT, Code.REVOKED, Code.DENIED, Code.DRAINING})
 
 
 class LocalOwner(Protocol):
+    """An exception in one of these ends that one stream."""
+
     def local_connected(self, local: LocalSocket) -> None:
         """The connect to a target succeeded."""
 
-    def local_connect_failed(self, local: LocalSocket, error: int) -> None: ...
+    def local_connect_failed(self, local: LocalSocket, error: int) -> None:
+        """It did not (`error` is an errno): `refuse` it."""
+
     def local_accepted(self, local: LocalSocket) -> None:
         """The far end answered ACCEPT."""
 
     def local_refused(self, local: LocalSocket, reason: Reason) -> None:
-        """The far end answered REFUSE, or the tunnel broke before it could: `retry` or `abort`."""
+        """The far end answered REFUSE, or the tunnel broke before it could: `open` again, now or later, or `abort`."""
 
     def local_ended(self, local: LocalSocket, result: str, reason: str) -> None:
-        """Called exactly once."""
+        """Called exactly once; `result` is "ok", "refused", "cut" or "failed"."""
 
 
 class LocalSocket:
     """One local socket. `context` belongs to the owner (who, to what, under which permit)."""
 
     __slots__ = (
-        "_connecting", "_early", "_early_fin", "_fd", "_fin_waits", "_mask", "_parked", "_pending", "_reading", "_sock",
-        "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "stream", "tunnel",
+        "_connecting", "_early", "_early_fin", "_early_sent", "_fd", "_fin_waits", "_mask", "_parked", "_pending",
+        "_reading", "_sock", "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "stream", "tunnel",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, sock: socket.socket, owner: LocalOwner, context: object) -> None:
@@ -64,16 +71,19 @@ class LocalSocket:
         self.stream: Stream | None = None
         self.ended = False
         self.bytes_in = 0
+        """Bytes that the local socket took."""
         self.bytes_out = 0
+        """Bytes read from it."""
         self._sock = sock
         self._fd = sock.fileno()
         self._mask = -1
         self._reading = False
         self._parked = False
         self._connecting = False
-        self._pending: deque[memoryview | bytes] = deque()
+        self._pending: bytearray | None = None
         self._fin_waits = False
-        self._early: list[bytes] | None = None
+        self._early: bytearray | None = None
+        self._early_sent = 0
         self._early_fin = False
 
     # --- joining to a stream --------------------------------------------------------------------------------------
@@ -81,22 +91,13 @@ class LocalSocket:
     def open(self, tunnel: Tunnel, wish: bytes) -> None:
         """Open a stream for this socket and start reading: bytes may go before the ACCEPT. When an earlier stream was
         refused, what had been sent on it goes again: a refusal says that none of it reached the service."""
-        again, again_fin = self._early or [], self._early_fin
         self.tunnel = tunnel
         tunnel.last_used = self.loop.now
         self.stream = tunnel.session.open(self, wish)
-        self._early = []
-        self._early_fin = False
-        for body in again:
-            self._early.append(body)
-            tunnel.session.data(self.stream, body)
-        if again_fin:
-            self._early_fin = True
-            tunnel.session.fin(self.stream)
-        else:
-            self._reading = True
-        self.loop.touch(tunnel)
-        self._watch()
+        self._early_sent = 0
+        if self._early is None:
+            self._early = bytearray()
+        self._send_again()
 
     def connect(self, tunnel: Tunnel, stream: Stream, address: tuple[str, int]) -> None:
         """Connect to a target for a stream that the peer opened; the stream's bytes wait in the window meanwhile."""
@@ -109,10 +110,9 @@ class LocalSocket:
         except BlockingIOError:
             self._watch()
         except OSError as exc:
-            self._connecting = False
             self.owner.local_connect_failed(self, exc.errno or 0)
         else:
-            self._established()
+            self._connect_done()
 
     def join(self, tunnel: Tunnel, stream: Stream) -> None:
         """Serve a stream that the peer opened from this already connected socket."""
@@ -121,6 +121,15 @@ class LocalSocket:
         stream.sink = self
         self._established()
 
+    def _connect_done(self) -> None:
+        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if not error and _is_connected_to_itself(self._sock):
+            error = errno.ECONNREFUSED
+        if error:
+            self.owner.local_connect_failed(self, error)
+        else:
+            self._established()
+
     def _established(self) -> None:
         assert self.tunnel is not None and self.stream is not None
         self._connecting = False
@@ -128,18 +137,15 @@ class LocalSocket:
         self.loop.touch(self.tunnel)
         self._reading = True
         self.owner.local_connected(self)
-        self._write()
-        self._watch()
+        if not self.ended:
+            self._write()
+            self._watch()
 
     # --- the loop -------------------------------------------------------------------------------------------------
 
     def ready(self, events: int) -> None:
         if self._connecting:
-            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if error:
-                self.owner.local_connect_failed(self, error)
-            elif events & WRITE:
-                self._established()
+            self._connect_done()
             return
         if events & WRITE:
             self._write()
@@ -150,6 +156,9 @@ class LocalSocket:
         elif events & ERROR:
             self._broken(self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
         elif events & HANGUP:
+            if self._pending:
+                self._broken(errno.EPIPE)
+                return
             # Both directions are over but unread bytes may be left for when there is credit again: epoll would report
             # the hangup without end meanwhile, whatever the mask.
             self.loop.unregister(self._fd)
@@ -177,6 +186,8 @@ class LocalSocket:
         budget = limits.STREAM_TURN_BUDGET
         while budget > 0:
             credit = stream.send_credit
+            if self._early is not None:
+                credit = min(credit, limits.EARLY_MAX - len(self._early))
             if credit <= 0:
                 self._pause()
                 return
@@ -184,8 +195,9 @@ class LocalSocket:
                 self._pause()
                 tunnel.wait_unblocked(self)
                 return
+            room = min(credit, _BODY_SIZE)
             try:
-                size = self._sock.recv_into(_BODY if credit >= _BODY_SIZE else _BODY[:credit])
+                size = self._sock.recv_into(_BODY, room)
             except BlockingIOError:
                 return
             except OSError as exc:
@@ -195,18 +207,20 @@ class LocalSocket:
                 self._end_of_input()
                 return
             _pack_into(_BUFFER, 0, stream.id, _DATA, 0, size)
-            stream.send_credit = credit - size
+            stream.send_credit -= size
             stream.bytes_out += size
             self.bytes_out += size
             if self._early is not None:
-                self._early.append(bytes(_BODY[:size]))
+                self._early += _BODY[:size]
+                self._early_sent = len(self._early)
             if size >= _LARGE:
                 tunnel.send_large(_FRAME[: size + HEADER_SIZE])
             else:
                 tunnel.session.out.append(bytes(_FRAME[: size + HEADER_SIZE]))
-                tunnel.backlog += size
+                tunnel.backlog += size + HEADER_SIZE
                 self.loop.touch(tunnel)
-                return  # less than a large read: the socket is most likely empty, epoll will tell
+            if size < room:
+                return  # the socket is most likely empty, epoll will tell
             budget -= size
 
     def _pause(self) -> None:
@@ -215,14 +229,38 @@ class LocalSocket:
 
     def unblock(self) -> None:
         """The tunnel takes more, or credit came: go on unless our side has ended."""
-        stream = self.stream
-        if not self.ended and stream is not None and not self._reading and stream.state in _READS:
+        if self.ended or self._reading or self.stream is None:
+            return
+        if self._early is not None and self._early_sent < len(self._early):
+            self._send_again()
+        elif self.stream.state in _READS:
             self._reading = True
             self._watch()
 
     def on_window(self) -> None:
         if not self._reading:
             self.unblock()
+
+    def _send_again(self) -> None:
+        """Send what an earlier stream was refused with, as far as there is credit, and then go on reading."""
+        stream, tunnel, early = self.stream, self.tunnel, self._early
+        assert stream is not None and tunnel is not None and early is not None
+        self.loop.touch(tunnel)
+        while self._early_sent < len(early):
+            size = min(len(early) - self._early_sent, stream.send_credit, _BODY_SIZE)
+            if size <= 0:
+                break
+            tunnel.session.data(stream, bytes(early[self._early_sent : self._early_sent + size]))
+            tunnel.backlog += size + HEADER_SIZE
+            self._early_sent += size
+        else:
+            if stream.state is not State.OPENING:
+                self._early = None
+            if self._early_fin:
+                tunnel.session.fin(stream)
+            else:
+                self._reading = True
+        self._watch()
 
     def _end_of_input(self) -> None:
         assert self.stream is not None and self.tunnel is not None
@@ -238,7 +276,7 @@ class LocalSocket:
 
     def on_data(self, data: memoryview) -> None:
         if self._pending or self._connecting:
-            self._pending.append(bytes(data))
+            self._hold(data)
             return
         try:
             sent = self._sock.send(data)
@@ -247,11 +285,20 @@ class LocalSocket:
         except OSError as exc:
             self._broken(exc.errno or 0)
             return
-        if sent < len(data):
-            self._pending.append(bytes(data[sent:]))
-            self._watch()
         if sent:
             self._took(sent)
+        if sent < len(data):
+            self._hold(data[sent:])
+            self._watch()
+
+    def _hold(self, data: memoryview) -> None:
+        """Keep what the socket does not take now; the stream's window bounds it."""
+        assert self.tunnel is not None
+        if self._pending is None:
+            self._pending = bytearray()
+        self._pending += data
+        if not self.tunnel.hold(len(data)):
+            self.abort(Code.LIMIT, "failed", "too many bytes wait for slow readers on this node")
 
     def _took(self, size: int) -> None:
         assert self.stream is not None and self.tunnel is not None
@@ -260,30 +307,25 @@ class LocalSocket:
 
     def _write(self) -> None:
         pending = self._pending
-        while pending:
-            some = [pending[i] for i in range(min(len(pending), _BUFFERS_PER_WRITE))]
+        if pending:
+            assert self.tunnel is not None
             try:
-                sent = self._sock.sendmsg(some)
+                sent = self._sock.send(pending)
             except BlockingIOError:
-                break
+                return
             except OSError as exc:
                 self._broken(exc.errno or 0)
                 return
+            self.tunnel.hold(-sent)
             self._took(sent)
-            while sent:
-                first = pending[0]
-                if sent < len(first):
-                    pending[0] = memoryview(first)[sent:]
-                    break
-                sent -= len(first)
-                pending.popleft()
-        if self.tunnel is not None:
             self.loop.touch(self.tunnel)
-        if not pending:
-            if self._fin_waits:
-                self._shut()
-            if not self.ended:
-                self._watch()
+            if sent < len(pending):
+                del pending[:sent]
+                return
+            self._pending = None
+        if self._fin_waits:
+            self._shut()
+        self._watch()
 
     def on_fin(self) -> None:
         if self._pending or self._connecting:
@@ -304,21 +346,34 @@ class LocalSocket:
     # --- ends -----------------------------------------------------------------------------------------------------
 
     def on_accept(self) -> None:
-        self._early = None
+        if self._early_sent == len(self._early or b""):
+            self._early = None
         self.owner.local_accepted(self)
+        self.unblock()  # it may have waited because so much was sent early
 
     def on_refuse(self, reason: Reason) -> None:
         self._unjoined()
         self.owner.local_refused(self, reason)
 
     def on_reset(self, code: int) -> None:
-        if self._early is not None and not self._early and not self._early_fin:
+        if self.ended:
+            return
+        if self.stream is not None and self._early is not None and not self._early_sent and not self._early_fin:
             # Nothing was sent yet, so another try cannot do anything twice.
+            reason = Reason(code=code, reason=self._why_reset(code))
             self._unjoined()
-            self.owner.local_refused(self, Reason(code=code, reason=code_word(code)))
+            self.owner.local_refused(self, reason)
             return
         word = "cut" if code in _CUTS else "failed"
-        self._end(word, f"the far end ended it: {code_word(code)}", abort=True)
+        self._end(word, self._why_reset(code), abort=True)
+
+    def _why_reset(self, code: int) -> str:
+        over = self.tunnel.closed or self.tunnel.closing if self.tunnel is not None else None
+        if over is not None:
+            return f"the tunnel ended: {over}"
+        if self.stream is not None and self.stream.state is State.CLOSED:
+            return f"the far end ended it: {code_word(code)}"
+        return "internal error"
 
     def _unjoined(self) -> None:
         self.stream = None
@@ -335,6 +390,16 @@ class LocalSocket:
         why = errno.errorcode.get(error, "hangup").lower()
         self._reset(Code.ABORTED)
         self._end("failed", f"the local connection broke: {why}", abort=True)
+
+    def release(self) -> socket.socket | None:
+        """Give the socket away before any stream was opened for it; None when it has ended. The owner is not told."""
+        assert self.stream is None
+        if self.ended:
+            return None
+        self.ended = True
+        if self._mask != -1:
+            self.loop.unregister(self._fd)
+        return self._sock
 
     def abort(self, code: Code, result: str, reason: str) -> None:
         """End it now, in both directions, with a reset to both sides."""
@@ -364,16 +429,24 @@ class LocalSocket:
         self.ended = True
         if self.stream is not None:
             self.stream.sink = None
+        if self._pending and self.tunnel is not None:
+            self.tunnel.hold(-len(self._pending))
         if self._mask != -1:
             self.loop.unregister(self._fd)
         if abort:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
         self._sock.close()
-        self._pending.clear()
+        self._pending = None
         self._early = None
         self.owner.local_ended(self, result, reason)
 
 
-_READS = frozenset({State.OPENING, State.OPEN, State.GOT_FIN})
-_CUTS = frozenset({Code.CUT, Code.REVOKED, Code.DENIED, Code.DRAINING})
+def _is_connected_to_itself(sock: socket.socket) -> bool:
+    """A connect to a free port in the ephemeral range can meet itself (simultaneous open) and would echo."""
+    if sock.family not in (socket.AF_INET, socket.AF_INET6):
+        return False
+    try:
+        return bool(sock.getsockname() == sock.getpeername())
+    except OSError:
+        return True

@@ -21,7 +21,8 @@ EVENTS_PER_TURN = 256
 
 
 class Ready(Protocol):
-    """What owns a registered descriptor."""
+    """What owns a registered descriptor. `ready` is told ERROR and HANGUP whatever mask it asked for: one that reads
+    nothing has to act on them or unregister, or the loop would turn without end."""
 
     def ready(self, events: int) -> None: ...
     def crashed(self, error: BaseException) -> None:
@@ -34,23 +35,42 @@ class Flushable(Protocol):
 
 
 class Loop:
-    """Owner of the epoll descriptor and of who is called for which descriptor."""
+    """Owner of the epoll descriptor and of who is called for which descriptor.
 
-    def __init__(self, on_crash: Callable[[BaseException], None] | None = None) -> None:
+    Args:
+        on_crash: told of every exception that reached the loop.
+        clock: monotonic seconds; whoever hands times to what lives in this loop reads the same clock (`refresh`).
+    """
+
+    def __init__(
+        self, on_crash: Callable[[BaseException], None] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._poller = select.epoll()
         self._handlers: dict[int, Ready] = {}
+        self._fresh: set[int] = set()
+        """Descriptors registered during this turn: an event of the batch at hand is not theirs, but that of a
+        connection which had the same number and was closed a moment ago."""
         self._dirty: set[Flushable] = set()
         self._on_crash = on_crash
-        self.now = time.monotonic()
+        self._clock = clock
+        self.now = clock()
         """Monotonic seconds at the start of this turn."""
+        self.buffered = 0
+        """Bytes that wait in this process for slow readers behind streams."""
         self.crashes = 0
 
     def fileno(self) -> int:
         return self._poller.fileno()
 
+    def refresh(self) -> float:
+        """Read the clock; for code outside the loop, which may run long after the last turn."""
+        self.now = self._clock()
+        return self.now
+
     def register(self, fd: int, handler: Ready, mask: int) -> None:
         self._poller.register(fd, mask)
         self._handlers[fd] = handler
+        self._fresh.add(fd)
 
     def modify(self, fd: int, mask: int) -> None:
         self._poller.modify(fd, mask)
@@ -66,12 +86,14 @@ class Loop:
 
     def turn(self) -> int:
         """Handle what is ready now, without waiting; how many descriptors were."""
+        fresh = self._fresh
+        fresh.clear()
         events = self._poller.poll(0, EVENTS_PER_TURN)
-        self.now = time.monotonic()
+        self.now = self._clock()
         handlers = self._handlers
         for fd, mask in events:
             handler = handlers.get(fd)
-            if handler is not None:
+            if handler is not None and fd not in fresh:
                 try:
                     handler.ready(mask)
                 except Exception as error:
@@ -90,12 +112,18 @@ class Loop:
                 except Exception as error:
                     self._crashed(flushable, error)
 
-    def _crashed(self, owner: Ready | Flushable, error: Exception) -> None:
+    def count_crash(self, error: BaseException) -> None:
+        """An exception that its finder has dealt with already."""
         self.crashes += 1
         if self._on_crash is not None:
             self._on_crash(error)
-        with contextlib.suppress(Exception):
+
+    def _crashed(self, owner: Ready | Flushable, error: Exception) -> None:
+        self.count_crash(error)
+        try:
             owner.crashed(error)
+        except Exception as again:
+            self.count_crash(again)
 
     def close(self) -> None:
         self._handlers.clear()

@@ -17,6 +17,8 @@ from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _MOVES_PER_TURN = 4
+_OFF = -1
+"""The mask of an end that is not registered."""
 
 
 class _Way:
@@ -70,46 +72,79 @@ class _End:
     def __init__(self, splice: Splice, sock: socket.socket) -> None:
         self.splice = splice
         self.sock = sock
-        self.mask = READ
+        self.mask = _OFF
 
     def ready(self, events: int) -> None:
-        self.splice.ready(events)
+        self.splice.ready(self, events)
 
     def crashed(self, error: BaseException) -> None:
         self.splice.close(f"internal error: {type(error).__name__}")
 
 
 class Splice:
-    """Joins `a` and `b` until both directions have ended; `on_end(splice, reason)` is called once."""
+    """Joins `a` and `b` until both directions have ended; `on_end(splice, reason)` is called once.
+
+    Owns both sockets from the start, also when it raises OSError because descriptors for its pipes ran out.
+    """
 
     def __init__(self, loop: Loop, a: socket.socket, b: socket.socket, on_end: Callable[[Splice, str], None]) -> None:
         self._loop = loop
         self._on_end = on_end
         self._closed = False
-        self._ways = (_Way(a, b), _Way(b, a))
         self._ends = (_End(self, a), _End(self, b))
+        self._ways: list[_Way] = []
+        self._moved_at = loop.now
+        self._moved_seen = 0
+        try:
+            self._ways.append(_Way(a, b))
+            self._ways.append(_Way(b, a))
+        except OSError:
+            self._let_go()
+            raise
         for end in self._ends:
             end.sock.setblocking(False)
-            loop.register(end.sock.fileno(), end, READ)
+            if end.sock.family in (socket.AF_INET, socket.AF_INET6):
+                end.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._watch()
 
     @property
     def moved(self) -> int:
         """Bytes carried so far, both directions."""
         return self._ways[0].moved + self._ways[1].moved
 
-    def ready(self, events: int) -> None:
-        try:
-            for way in self._ways:
+    @property
+    def moved_each_way(self) -> tuple[int, int]:
+        """Bytes from the first socket to the second, and back."""
+        return self._ways[0].moved, self._ways[1].moved
+
+    def ready(self, end: _End, events: int) -> None:
+        broken: OSError | None = None
+        for way in self._ways:  # both, also when the first is broken: the other may carry the peer's last words
+            try:
                 way.pump()
-        except OSError as exc:
-            self.close(f"the connection broke: {exc.strerror}")
-            return
-        if self._ways[0].done and self._ways[1].done:
+            except OSError as exc:
+                broken = exc
+        if broken is not None:
+            self.close(f"the connection broke: {broken.strerror}")
+        elif self._ways[0].done and self._ways[1].done:
             self.close("")
-        elif events & (ERROR | HANGUP) and not any(way.held for way in self._ways):
+        elif events & ERROR:
             self.close("the connection broke")
         else:
             self._watch()
+            if events & HANGUP and end.mask == 0:
+                # Over in both directions, with nothing to do until the other end takes what is held: epoll would
+                # report the hangup without end meanwhile, whatever the mask.
+                self._loop.unregister(end.sock.fileno())
+                end.mask = _OFF
+
+    def tick(self, now: float) -> None:
+        """For a path between tunnels, about once a second: close it when nothing moved for twice the time after which
+        a tunnel gives up. Both ends send heartbeats, so both have vanished without a word."""
+        if self.moved != self._moved_seen:
+            self._moved_seen, self._moved_at = self.moved, now
+        elif now - self._moved_at > 2 * limits.HEARTBEAT_INTERVAL * limits.HEARTBEAT_MISSES:
+            self.close("both ends have been silent")
 
     def _watch(self) -> None:
         for end in self._ends:
@@ -119,17 +154,23 @@ class Splice:
                     mask |= READ
                 if way.destination is end.sock and way.held:
                     mask |= WRITE
-            if mask != end.mask:
-                end.mask = mask
+            if end.mask == _OFF:
+                if mask:
+                    self._loop.register(end.sock.fileno(), end, mask)
+                    end.mask = mask
+            elif mask != end.mask:
                 self._loop.modify(end.sock.fileno(), mask)
+                end.mask = mask
 
     def close(self, reason: str) -> None:
-        if self._closed:
-            return
+        if not self._closed:
+            self._let_go()
+            self._on_end(self, reason)
+
+    def _let_go(self) -> None:
         self._closed = True
         for end in self._ends:
             self._loop.unregister(end.sock.fileno())
             end.sock.close()
         for way in self._ways:
             way.close()
-        self._on_end(self, reason)

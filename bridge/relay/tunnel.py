@@ -2,7 +2,8 @@
 
 Rules: one read, one encryption and one write per turn, whatever the number of streams; what is urgent (accepts of the
 tunnel, pings, goodbyes) is encrypted before what is queued; while the socket cannot take more, nothing further is
-encrypted, and above TUNNEL_PENDING_MAX no local socket is read for this tunnel.
+encrypted, and above TUNNEL_PENDING_MAX no local socket is read for this tunnel. What arrives is always read: two ends
+that both waited for the other to read would wait for ever.
 """
 
 from __future__ import annotations
@@ -14,20 +15,19 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bridge import limits
-from bridge.errors import PeerError
+from bridge.errors import PeerError, explain_tls_error
 from bridge.identity.verify import PeerIdentity
 from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
-from bridge.tunnels.frames import Code, Hello, Open, ProtocolViolation, Reason
-from bridge.tunnels.handshake import TlsPipe
+from bridge.tunnels.frames import Code, Hello, Open, ProtocolViolation, Reason, code_word
+from bridge.tunnels.records import RecordReader, TlsPipe
 from bridge.tunnels.session import Session, Stream
+from inventory.names import shown
 
-_RECORD = 16 * limits.KIB
-_RAW = bytearray(256 * limits.KIB)
-_RAW_VIEW = memoryview(_RAW)
-_PLAIN = bytearray(512 * limits.KIB)
-_PLAIN_VIEW = memoryview(_PLAIN)
-_IDLE_SLICES = 4
-"""Ciphertext slices in a row that may decrypt to nothing before the peer counts as flooding (C26: KeyUpdates)."""
+_READ_SMALL = 16 * limits.KIB
+_RAW_VIEW = memoryview(bytearray(256 * limits.KIB))
+_NOTHING = memoryview(b"")
+_PINGS_UNANSWERED = limits.HEARTBEAT_MISSES - 1
+"""Silence counts only when it followed this many pings: after a stall of our own, the peer's bytes may lie unread."""
 
 
 class TunnelOwner(Protocol):
@@ -54,54 +54,72 @@ class Tunnel:
         self, loop: Loop, sock: socket.socket, pipe: TlsPipe, *, peer: PeerIdentity, opener: bool, via: str | None,
         owner: TunnelOwner,
     ) -> None:  # fmt: skip
+        now = loop.refresh()
         self.loop = loop
         self.peer = peer
         self.via = via
         self.opener = opener
         self.owner = owner
         self.session = Session(opener=opener, handler=self)
-        self.session.now = self.session.last_heard = loop.now
+        self.session.now = self.session.last_heard = now
         self.closed: str | None = None
+        self.closing: str | None = None
+        """Why we are saying goodbye; from then on nothing that arrives is acted on."""
         self.backlog = 0
         """Plaintext queued and not yet encrypted, in bytes."""
-        self.opened_at = loop.now
-        self.last_used = loop.now
+        self.buffered = 0
+        """Bytes that arrived and wait for slow local readers."""
+        self.opened_at = now
+        self.last_used = now
         self.bytes_in = 0
         self.bytes_out = 0
         self._sock = sock
         self._fd = sock.fileno()
         self._tls = pipe.tls
-        self._incoming = pipe.incoming
         self._outgoing = pipe.outgoing
-        self._pending = b""
-        self._rest = b""
+        self._records = RecordReader(pipe, self._receive)
+        self._pending = _NOTHING
+        self._read_size = _READ_SMALL
         self._mask = READ
-        self._idle_slices = 0
-        self._waiting: list[Waiter] = []
-        self._closing = False
+        self._waiting: dict[Waiter, None] = {}
         self._closing_at = 0.0
-        self._pinged_at = loop.now
+        self._pinged_at = now
+        self._unanswered = 0
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         loop.register(self._fd, self, READ)
         loop.touch(self)
 
     def start(self) -> None:
         """Act on what arrived together with the end of the handshake, and say HELLO."""
-        self._guarded(self._drain_tls)
+        self._guarded(lambda: self._records.feed(_NOTHING))
+        self.loop.touch(self)
         self.loop.settle()
 
     # --- state others ask for -------------------------------------------------------------------------------------
 
     @property
+    def _is_live(self) -> bool:
+        return self.closed is None and self.closing is None
+
+    @property
     def is_usable(self) -> bool:
         """Whether a stream can be opened now."""
-        return self.closed is None and not self._closing and self.session.can_open
+        return self._is_live and self.session.can_open
 
     @property
     def is_blocked(self) -> bool:
-        return self.backlog + len(self._pending) > limits.TUNNEL_PENDING_MAX
+        """Whether so much waits to be written that nobody may add to it."""
+        return self.backlog + len(self._pending) + self._outgoing.pending > limits.TUNNEL_PENDING_MAX
 
     def wait_unblocked(self, waiter: Waiter) -> None:
-        self._waiting.append(waiter)
+        self._waiting[waiter] = None
+
+    def hold(self, size: int) -> bool:
+        """Count `size` more (or, negative, fewer) bytes that wait for a slow reader; False when that is too many."""
+        self.buffered += size
+        self.loop.buffered += size
+        return self.buffered <= limits.TUNNEL_BUFFERED_MAX and self.loop.buffered <= limits.PROCESS_BUFFERED_MAX
 
     # --- writing --------------------------------------------------------------------------------------------------
 
@@ -130,35 +148,30 @@ class Tunnel:
         """Write what is queued, as far as the socket takes it."""
         if self.closed is not None:
             return
-        if not self._pending:
-            self._encrypt()
         while True:
-            if self._outgoing.pending:
-                self._pending = self._pending + self._outgoing.read() if self._pending else self._outgoing.read()
-            pending = self._pending
-            if not pending:
-                break
+            if not self._pending:
+                self._encrypt()
+                if not self._outgoing.pending:
+                    break
+                self._pending = memoryview(self._outgoing.read())
             try:
-                sent = self._sock.send(pending)
+                sent = self._sock.send(self._pending)
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
-                self._end(f"the connection broke: {exc.strerror}")
+                self._broken(exc)
                 return
             self.bytes_out += sent
-            if sent < len(pending):
-                self._pending = pending[sent:]
+            self._pending = self._pending[sent:]
+            if self._pending:
                 self._watch(READ | WRITE)
                 return
-            self._pending = b""
-            if not (self.session.out or self.session.urgent):
-                break
-            self._encrypt()
+            self._pending = _NOTHING
         self._watch(READ)
-        if self._closing:
-            self._end("closed")
+        if self.closing is not None:
+            self._end(self.closing)
         elif self._waiting:
-            waiting, self._waiting = self._waiting, []
+            waiting, self._waiting = self._waiting, {}
             for waiter in waiting:
                 waiter.unblock()
 
@@ -181,61 +194,40 @@ class Tunnel:
         except ProtocolViolation as violation:
             self.close(violation.code, violation.what)
         except ssl.SSLZeroReturnError:
-            self._end("the peer closed the tunnel")
+            self._gone("the peer closed the tunnel")
         except ssl.SSLError as exc:
-            self._end(f"TLS failed: {exc.reason}")
+            self._end(explain_tls_error(exc))
         except PeerError as exc:
             self._end(exc.what)
 
     def _read(self) -> None:
         try:
-            size = self._sock.recv_into(_RAW)
+            size = self._sock.recv_into(_RAW_VIEW[: self._read_size])
         except BlockingIOError:
             return
         except OSError as exc:
-            self._end(f"the connection broke: {exc.strerror}")
+            self._broken(exc)
             return
         if size == 0:
-            self._end("the peer closed the connection")
+            self._gone("the peer closed the connection")
             return
+        session = self.session
         self.bytes_in += size
-        self.session.now = self.session.last_heard = self.loop.now
-        at = 0
-        while at < size and self.closed is None:
-            stop = min(at + _RECORD, size)
-            self._incoming.write(_RAW_VIEW[at:stop])
-            self._drain_tls()
-            at = stop
+        session.now = session.last_heard = self.loop.now
+        if self.closing is not None:
+            return
+        opens = session.opens
+        self._records.feed(_RAW_VIEW[:size])
+        if session.opens - opens > limits.OPENS_PER_READ:
+            self._read_size = _READ_SMALL
+        elif size == self._read_size:
+            self._read_size = min(2 * size, len(_RAW_VIEW))
+        if len(session.out) > limits.ANSWERS_MAX:
+            raise PeerError("the peer does not read what it is sent")
         self.loop.touch(self)
 
-    def _drain_tls(self) -> None:
-        """Decrypt all that is there and act on every whole frame."""
-        rest = self._rest
-        have = len(rest)
-        if have:
-            _PLAIN[:have] = rest
-        decrypt = self._tls.read
-        room = len(_PLAIN) - _RECORD
-        got = 0
-        more = True
-        while more and self.closed is None:
-            try:
-                while have < room:
-                    size = decrypt(_RECORD, _PLAIN_VIEW[have:])  # type: ignore[call-overload]
-                    if size == 0:
-                        raise ssl.SSLZeroReturnError
-                    have += size
-                    got += size
-            except ssl.SSLWantReadError:
-                more = False
-            used = self.session.receive(_PLAIN_VIEW, have)
-            if used:
-                have -= used
-                _PLAIN[:have] = _PLAIN[used : used + have]
-        self._rest = bytes(_PLAIN_VIEW[:have]) if have else b""
-        self._idle_slices = 0 if got else self._idle_slices + 1
-        if self._idle_slices > _IDLE_SLICES:
-            raise PeerError("the peer sends TLS records that carry nothing")
+    def _receive(self, buffer: memoryview, end: int) -> int:
+        return self.session.receive(buffer, end) if self._is_live else end
 
     # --- the session's handler ------------------------------------------------------------------------------------
 
@@ -243,23 +235,30 @@ class Tunnel:
         pass
 
     def on_accepted(self) -> None:
-        if self.session.is_up:
+        if self.session.is_up and self._is_live:
             self.owner.tunnel_up(self)
 
     def on_refused(self, reason: Reason) -> None:
-        self._end(f"the peer refused the tunnel: {reason.reason[: limits.FOREIGN_TEXT_MAX]}")
+        self._end(f"the peer refused the tunnel: {_said(reason)}")
 
     def on_open(self, stream: Stream, wish: Open) -> None:
+        if not self._is_live:
+            return  # it ended earlier in this very read: nobody is interested in an answer any more
         self.last_used = self.loop.now
         self.owner.tunnel_open(self, stream, wish)
 
     def on_goaway(self, reason: Reason) -> None:
         self.owner.tunnel_goaway(self, reason)
 
+    def on_crash(self, error: Exception) -> None:
+        self.loop.count_crash(error)
+
     # --- ending ---------------------------------------------------------------------------------------------------
 
     def accept(self) -> None:
         """We are satisfied with the peer."""
+        if not self._is_live:
+            return
         self.session.accept_tunnel()
         self.loop.touch(self)
         if self.session.is_up:
@@ -267,28 +266,36 @@ class Tunnel:
 
     def refuse(self, code: Code, reason: str) -> None:
         """We are not: tell it why and close."""
-        self.session.refuse_tunnel(code, reason)
-        self._close_after_flush()
+        if self._is_live:
+            self.session.refuse_tunnel(code, reason)
+            self._close_after_flush(reason)
 
     def close(self, code: Code, reason: str) -> None:
         """End the tunnel and every stream on it, telling the peer why."""
-        if self.closed is None:
+        if self._is_live:
             self.session.goaway(code, reason)
-            self._end_streams(code, reason)
-            self._close_after_flush()
+            self._close_after_flush(reason)
+            self.session.abandon(code)
 
-    def _close_after_flush(self) -> None:
-        self._closing = True
+    def _close_after_flush(self, reason: str) -> None:
+        self.closing = reason
         self._closing_at = self.loop.now
         self.loop.touch(self)
 
     def tick(self, now: float) -> None:
-        """Called about once a second: heartbeats, and an end to peers that went silent or do not take our goodbye."""
-        if self._closing and now - self._closing_at > limits.HEARTBEAT_INTERVAL:
-            self._end("closed")
-        elif now - self.session.last_heard > limits.HEARTBEAT_INTERVAL * limits.HEARTBEAT_MISSES:
-            self._end(f"the peer has been silent for {now - self.session.last_heard:.0f} s")
-        elif min(now - self.session.last_heard, now - self._pinged_at) > limits.HEARTBEAT_INTERVAL:
+        """Called about once a second, with the time as Loop.now counts it: heartbeats, and an end to peers that went
+        silent or do not take our goodbye."""
+        if self.closed is not None:
+            return
+        heard = self.session.last_heard
+        if self.closing is not None:
+            if now - self._closing_at > limits.HEARTBEAT_INTERVAL:
+                self._end(self.closing)
+        elif now - max(heard, self._pinged_at) > limits.HEARTBEAT_INTERVAL:
+            self._unanswered = self._unanswered + 1 if self._pinged_at > heard else 0
+            if self._unanswered >= _PINGS_UNANSWERED:
+                self._end(f"the peer has been silent for {now - heard:.0f} s")
+                return
             self._pinged_at = now
             self.session.ping()
             self.loop.touch(self)
@@ -296,23 +303,32 @@ class Tunnel:
     def crashed(self, error: BaseException) -> None:
         self._end(f"internal error: {type(error).__name__}")
 
-    def _end_streams(self, code: Code, reason: str) -> None:
-        for stream in list(self.session.streams.values()):
-            sink, stream.sink = stream.sink, None
-            if sink is not None:
-                sink.on_reset(code)
+    def _broken(self, error: OSError) -> None:
+        self._end(f"the connection broke: {error.strerror}")
 
-    def _end(self, reason: str) -> None:
+    def _gone(self, how: str) -> None:
+        """The connection ended in an orderly way, perhaps after the peer said why."""
+        goodbye = self.session.goaway_received
+        if goodbye is not None:
+            self._end(f"{how}: {_said(goodbye)}", goodbye.code or Code.ABORTED)
+        else:
+            self._end(how)
+
+    def _end(self, reason: str, code: int = Code.ABORTED) -> None:
         if self.closed is not None:
             return
-        self.closed = reason
+        self.closed = self.closing or reason
         self.loop.unregister(self._fd)
-        with contextlib.suppress(ssl.SSLError, OSError):
-            self._tls.unwrap()
-        with contextlib.suppress(OSError):
-            if self._outgoing.pending:
+        if not self._pending:  # else the peer is in the middle of a record
+            with contextlib.suppress(OSError):
+                self._tls.unwrap()
+            with contextlib.suppress(OSError):
                 self._sock.send(self._outgoing.read())
         self._sock.close()
-        self._end_streams(Code.ABORTED, reason)
         self._waiting.clear()
-        self.owner.tunnel_closed(self, reason)
+        self.session.abandon(code)
+        self.owner.tunnel_closed(self, self.closed)
+
+
+def _said(reason: Reason) -> str:
+    return f"{code_word(reason.code)}, {shown(reason.reason)}" if reason.reason else code_word(reason.code)

@@ -93,7 +93,9 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
     version: int = VERSION
     window: int = limits.WINDOW_INITIAL
+    """Bytes that the peer may send on a new stream before the first WINDOW."""
     max_streams: int = limits.STREAMS_PER_TUNNEL
+    """Streams that the peer may have open at once."""
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -124,13 +126,26 @@ def frame(stream_id: int, kind: FrameType, body: bytes = b"") -> bytes:
     return HEADER.pack(stream_id, kind, 0, len(body)) + body
 
 
+def encode_open(wish: Open) -> bytes:
+    """The body of an OPEN frame."""
+    return _encode_json(wish)
+
+
 def json_frame(stream_id: int, kind: FrameType, body: Hello | Open | Reason) -> bytes:
-    """A control frame; our own text is cut so that it always fits."""
+    """A control frame."""
     return frame(stream_id, kind, _encode_json(body))
 
 
 def reason_frame(stream_id: int, kind: FrameType, code: Code, reason: str, rule: str | None = None) -> bytes:
-    return json_frame(stream_id, kind, Reason(code=int(code), reason=reason[: limits.FOREIGN_TEXT_MAX], rule=rule))
+    """REFUSE or GOAWAY; our text is cut, and made encodable, so that it always fits."""
+    rule = _sendable(rule) if rule is not None else None
+    return json_frame(stream_id, kind, Reason(code=int(code), reason=_sendable(reason), rule=rule))
+
+
+def _sendable(text: str) -> str:
+    """Our text may quote a file name or an error with bytes that are not UTF-8; NUL is refused by every reader."""
+    cut = text[: limits.FOREIGN_TEXT_MAX].replace("\0", " ")
+    return cut.encode("utf-8", "replace").decode("utf-8")
 
 
 def decode_body(body: bytes, kind: type[_Body], name: str) -> _Body:

@@ -6,29 +6,33 @@ a failure closes nothing: the caller owns the socket.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
-from dataclasses import dataclass
+from dataclasses import replace
 
 import trio
 
 from bridge import limits
-from bridge.errors import PeerError, explain_tls_error
+from bridge.errors import NO_FACTS, PeerError, TlsFacts, explain_tls_error
+from bridge.identity.contexts import peer_issuer
+from bridge.tunnels.records import TlsPipe
+
+__all__ = ["TlsPipe", "handshake", "receive_some", "send_all"]
 
 _READ = 64 * limits.KIB
 
 
-@dataclass(slots=True)
-class TlsPipe:
-    """An established TLS connection without its socket: ciphertext goes through `incoming` and `outgoing`."""
-
-    tls: ssl.SSLObject
-    incoming: ssl.MemoryBIO
-    outgoing: ssl.MemoryBIO
-
-
-async def handshake(sock: socket.socket, context: ssl.SSLContext, *, server: bool) -> TlsPipe:
+async def handshake(
+    sock: socket.socket, context: ssl.SSLContext, *, server: bool, facts: TlsFacts = NO_FACTS
+) -> TlsPipe:
     """Shake hands on a connected, non-blocking socket.
+
+    A client's handshake succeeds before the server has judged the client's certificate (TLS 1.3): only the peer's
+    ACCEPT frame says that it is content.
+
+    Args:
+        facts: what the caller can add to the words of a failure: clocks, our root.
 
     Raises:
         PeerError: with the reason in words, when TLS fails or the peer goes away.
@@ -38,19 +42,19 @@ async def handshake(sock: socket.socket, context: ssl.SSLContext, *, server: boo
     first = b""
     taken = 0
     while True:
-        error: ssl.SSLError | None = None
         done = False
         try:
             tls.do_handshake()
             done = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLError as exc:
-            error = exc
-        # What OpenSSL wrote goes out in every case: on failure it is the alert that tells the peer why.
+        except ssl.SSLError as error:
+            # What OpenSSL wrote is the alert that tells the peer why; the peer may be gone already.
+            with contextlib.suppress(PeerError):
+                await send_all(sock, outgoing.read())
+            facts = replace(facts, first_bytes=first, peer_issuer=peer_issuer(tls))
+            raise PeerError(explain_tls_error(error, facts)) from None
         await send_all(sock, outgoing.read())
-        if error is not None:
-            raise explain_tls_error(error, first) from None
         if done:
             return TlsPipe(tls, incoming, outgoing)
         data = await receive_some(sock, _READ)

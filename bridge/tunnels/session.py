@@ -2,74 +2,26 @@
 
 Rules: every change of a stream's state goes through the table of `stream_state`; every byte that may arrive was
 granted as credit before; a peer's mistake raises ProtocolViolation and never anything else. The caller owns I/O: it
-feeds `receive`, writes `urgent` before `out`, and reports bytes that reached their reader with `consumed`.
+feeds `receive`, writes `urgent` before `out`, and reports bytes that reached their reader with `consumed`. An exception
+in a sink, or in the handler's `on_open`, is our bug and ends that one stream (F43).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
 
 from bridge import limits
 from bridge.tunnels import frames
 from bridge.tunnels.frames import Code, FrameType, Hello, Open, ProtocolViolation, Reason
+from bridge.tunnels.stream import Handler, Sink, Stream
 from bridge.tunnels.stream_state import NEXT, Event, State
+
+__all__ = ["Handler", "Session", "Sink", "Stream"]
 
 _unpack = frames.HEADER.unpack_from
 _pack = frames.HEADER.pack
 _DATA = int(FrameType.DATA)
 _RECV_DATA = int(Event.RECV_DATA)
-
-
-class Sink(Protocol):
-    """The reader's end of a stream: what the session calls when something arrives for it."""
-
-    def on_accept(self) -> None: ...
-    def on_refuse(self, reason: Reason) -> None: ...
-    def on_data(self, data: memoryview) -> None:
-        """Must use or copy `data` before it returns."""
-
-    def on_fin(self) -> None: ...
-    def on_reset(self, code: int) -> None: ...
-    def on_window(self) -> None: ...
-
-
-class Handler(Protocol):
-    """The tunnel's owner: what concerns no single stream."""
-
-    def on_hello(self, hello: Hello) -> None: ...
-    def on_accepted(self) -> None: ...
-    def on_refused(self, reason: Reason) -> None: ...
-    def on_open(self, stream: Stream, wish: Open) -> None:
-        """Must give the stream its sink (`stream.sink`) or refuse it before it returns."""
-
-    def on_goaway(self, reason: Reason) -> None: ...
-
-
-class Stream:
-    """One stream's bookkeeping. Credits and counters are bytes."""
-
-    __slots__ = (
-        "bytes_in",
-        "bytes_out",
-        "id",
-        "recv_credit",
-        "send_credit",
-        "sink",
-        "state",
-        "unacknowledged",
-        "window",
-    )
-
-    def __init__(self, stream_id: int, state: State, *, send_credit: int, window: int) -> None:
-        self.id = stream_id
-        self.state = state
-        self.send_credit = send_credit
-        self.recv_credit = window
-        self.window = window
-        self.unacknowledged = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
-        self.sink: Sink | None = None
 
 
 class Session:
@@ -90,6 +42,8 @@ class Session:
         """Monotonic seconds, set by the owner before `receive`; paces the peer's OPENs."""
         self.last_heard = 0.0
         self.pongs = 0
+        self.opens = 0
+        """OPENs received so far."""
         self.we_accepted = False
         self.peer_accepted = False
         self.peer_hello: Hello | None = None
@@ -101,6 +55,7 @@ class Session:
         self._peer_streams = 0
         self._open_tokens = float(limits.OPENS_PER_SECOND)
         self._open_tokens_at = 0.0
+        self._refused = False
         self.urgent.append(frames.json_frame(0, FrameType.HELLO, Hello(max_streams=max_streams)))
 
     # --- what we do ---------------------------------------------------------------------------------------------
@@ -121,6 +76,7 @@ class Session:
         )
 
     def accept_tunnel(self) -> None:
+        assert not self.we_accepted
         self.we_accepted = True
         self.urgent.append(frames.frame(0, FrameType.ACCEPT))
 
@@ -136,7 +92,7 @@ class Session:
 
     def open(self, sink: Sink, wish: bytes) -> Stream:
         """Open a stream; `wish` is an encoded Open. The caller checked `can_open`."""
-        assert self.peer_hello is not None
+        assert self.peer_hello is not None and len(wish) <= limits.CONTROL_BODY_MAX
         stream = Stream(self._next_id, State.OPENING, send_credit=self.peer_hello.window, window=limits.WINDOW_INITIAL)
         self._next_id += 2
         stream.sink = sink
@@ -149,6 +105,8 @@ class Session:
         self.out.append(_pack(stream.id, FrameType.ACCEPT, 0, 0))
 
     def refuse(self, stream: Stream, code: Code, reason: str, rule: str | None = None) -> None:
+        """Answer an OPEN with no; none of the stream's bytes may have reached the service. The sink is not told."""
+        stream.sink = None
         self._step(stream, Event.SEND_REFUSE)
         self.out.append(frames.reason_frame(stream.id, FrameType.REFUSE, code, reason, rule))
 
@@ -175,7 +133,7 @@ class Session:
     def consumed(self, stream: Stream, size: int) -> None:
         """`size` bytes of the stream reached their reader: grant credit once half the window has."""
         stream.unacknowledged += size
-        if stream.unacknowledged * 2 < stream.window or NEXT[stream.state][_RECV_DATA] is None:
+        if stream.unacknowledged * 2 < stream.window or NEXT[stream.state][Event.SEND_WINDOW] is None:
             return
         grant = stream.unacknowledged
         if stream.window < limits.WINDOW_MAX and stream.bytes_in >= 4 * stream.window:
@@ -185,6 +143,17 @@ class Session:
         stream.unacknowledged = 0
         stream.recv_credit += grant
         self.out.append(frames.frame(stream.id, FrameType.WINDOW, frames.CREDIT.pack(grant)))
+
+    def abandon(self, code: int) -> None:
+        """The tunnel has gone: every sink is told with `on_reset(code)`, and nothing is sent for any stream."""
+        streams = list(self.streams.values())
+        self.streams.clear()
+        self._peer_streams = 0
+        for stream in streams:
+            stream.state = State.CLOSED
+            sink, stream.sink = stream.sink, None
+            if sink is not None:
+                self._last_word(sink, code)
 
     # --- what the peer does -------------------------------------------------------------------------------------
 
@@ -200,6 +169,8 @@ class Session:
             stream_id, kind, flags, size = _unpack(buffer, at)
             stop = at + 8 + size
             if stop > end:
+                if kind != _DATA and size > limits.CONTROL_BODY_MAX:
+                    raise _bad(Code.FRAME_SIZE, f"frame type {kind} of {size} bytes")
                 break
             if kind == _DATA and flags == 0 and (stream := streams.get(stream_id)) is not None and size:
                 if NEXT[stream.state][_RECV_DATA] is None:
@@ -208,8 +179,11 @@ class Session:
                 if stream.recv_credit < 0:
                     raise _bad(Code.FLOW_CONTROL, f"stream {stream_id} sent {-stream.recv_credit} bytes too many")
                 stream.bytes_in += size
-                if stream.state < State.RESETTING and stream.sink is not None:
-                    stream.sink.on_data(buffer[at + 8 : stop])
+                if stream.state < State.RESETTING and (sink := stream.sink) is not None:
+                    try:
+                        sink.on_data(buffer[at + 8 : stop])
+                    except Exception as error:
+                        self._crashed(stream, error)
             else:
                 self._control(stream_id, kind, flags, bytes(buffer[at + 8 : stop]))
             at = stop
@@ -241,11 +215,14 @@ class Session:
             self._greeted(frames.decode_body(body, Hello, "HELLO"))
         elif kind == FrameType.ACCEPT:
             _sized("ACCEPT", body, 0)
-            if self.peer_accepted:
-                raise _bad(Code.PROTOCOL, "the tunnel was accepted twice")
+            if self.peer_accepted or self._refused:
+                raise _bad(Code.PROTOCOL, "the tunnel was accepted after it was accepted or refused")
             self.peer_accepted = True
             self.handler.on_accepted()
         elif kind == FrameType.REFUSE:
+            if self.peer_accepted or self._refused:
+                raise _bad(Code.PROTOCOL, "the tunnel was refused after it was accepted or refused")
+            self._refused = True
             self.handler.on_refused(frames.decode_body(body, Reason, "REFUSE"))
         elif kind == FrameType.GOAWAY:
             self.goaway_received = frames.decode_body(body, Reason, "GOAWAY")
@@ -266,18 +243,23 @@ class Session:
     def _opened(self, stream_id: int, body: bytes) -> None:
         if stream_id & 1 != self._peer_parity or stream_id <= self._last_peer_id or stream_id > frames.STREAM_ID_MAX:
             raise _bad(Code.PROTOCOL, f"OPEN with stream id {stream_id} out of turn")
+        if self._peer_streams >= self._max_streams:
+            # Our HELLO said so, and the peer knows of every stream that counts: it cannot have been a race.
+            raise _bad(Code.LIMIT, f"more than {self._max_streams} streams at once")
         assert self.peer_hello is not None
-        wish = frames.decode_body(body, Open, "OPEN")
         self._last_peer_id = stream_id
+        self.opens += 1
         stream = Stream(stream_id, State.PENDING, send_credit=self.peer_hello.window, window=limits.WINDOW_INITIAL)
         self.streams[stream_id] = stream
         self._peer_streams += 1
-        if self._peer_streams > self._max_streams:
-            self.refuse(stream, Code.LIMIT, f"more than {self._max_streams} streams on one tunnel")
-        elif not self._open_allowed():
+        if not self._open_allowed():
             self.refuse(stream, Code.LIMIT, f"more than {limits.OPENS_PER_SECOND} streams opened per second")
-        else:
+            return
+        wish = frames.decode_body(body, Open, "OPEN")
+        try:
             self.handler.on_open(stream, wish)
+        except Exception as error:
+            self._crashed(stream, error)
 
     def _open_allowed(self) -> bool:
         """A token bucket over the peer's OPENs (C29)."""
@@ -302,11 +284,7 @@ class Session:
             _sized("ACCEPT", body, 0)
             self._heard(stream, Event.RECV_ACCEPT)
         elif kind == FrameType.REFUSE:
-            reason = frames.decode_body(body, Reason, "REFUSE")
-            live = stream.state not in (State.RESETTING, State.RESETTING_SENT_FIN)
-            self._step(stream, Event.RECV_REFUSE, peer=True)
-            if live and stream.sink is not None:
-                stream.sink.on_refuse(reason)
+            self._refused_by_peer(stream, frames.decode_body(body, Reason, "REFUSE"))
         elif kind == FrameType.RESET:
             _sized("RESET", body, 2)
             self._reset_by_peer(stream, frames.CODE.unpack(body)[0])
@@ -330,24 +308,53 @@ class Session:
             raise _bad(Code.FLOW_CONTROL, f"WINDOW of {credit} on stream {stream.id}")
         stream.send_credit += credit
         if stream.state < State.RESETTING and stream.sink is not None:
-            stream.sink.on_window()
+            self._tell(stream, stream.sink.on_window)
 
     def _heard(self, stream: Stream, event: Event) -> None:
         live = stream.state < State.RESETTING
         self._step(stream, event, peer=True)
         if live and stream.sink is not None:
-            if event is Event.RECV_FIN:
-                stream.sink.on_fin()
-            else:
-                stream.sink.on_accept()
+            self._tell(stream, stream.sink.on_fin if event is Event.RECV_FIN else stream.sink.on_accept)
+
+    def _refused_by_peer(self, stream: Stream, reason: Reason) -> None:
+        live = stream.state < State.RESETTING
+        self._step(stream, Event.RECV_REFUSE, peer=True)
+        if live:
+            self._answer_end(stream)
+            if stream.sink is not None:
+                self._tell(stream, stream.sink.on_refuse, reason)
 
     def _reset_by_peer(self, stream: Stream, code: int) -> None:
         live = stream.state < State.RESETTING
         self._step(stream, Event.RECV_RESET, peer=True)
         if live:
-            self.out.append(frames.frame(stream.id, FrameType.RESET, frames.CODE.pack(Code.NO_ERROR)))
+            self._answer_end(stream)
             if stream.sink is not None:
-                stream.sink.on_reset(code)
+                self._tell(stream, stream.sink.on_reset, code)
+
+    def _answer_end(self, stream: Stream) -> None:
+        self.out.append(frames.frame(stream.id, FrameType.RESET, frames.CODE.pack(Code.NO_ERROR)))
+
+    # --- our own mistakes ---------------------------------------------------------------------------------------
+
+    def _tell(self, stream: Stream, say: Callable[..., None], *about: object) -> None:
+        try:
+            say(*about)
+        except Exception as error:
+            self._crashed(stream, error)
+
+    def _crashed(self, stream: Stream, error: Exception) -> None:
+        sink, stream.sink = stream.sink, None
+        self.reset(stream, Code.INTERNAL)
+        self.handler.on_crash(error)
+        if sink is not None:
+            self._last_word(sink, Code.INTERNAL)
+
+    def _last_word(self, sink: Sink, code: int) -> None:
+        try:
+            sink.on_reset(code)
+        except Exception as error:
+            self.handler.on_crash(error)
 
     def _step(self, stream: Stream, event: Event, *, peer: bool = False) -> None:
         after = NEXT[stream.state][event]
