@@ -36,7 +36,7 @@ from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
 from bridge.flows import Flow
 from bridge.identity.identity_file import store_identity
-from bridge.identity.issuer import Issuer, make_csr, read_csr
+from bridge.identity.issuer import IssuanceRecord, Issuer, make_csr, read_csr
 from inventory.authority.enrolments import read_enrolment
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import lock_home, read_file, read_secret, write_file
@@ -65,9 +65,14 @@ class GatewayAgent(Node):
         self._paths = Paths(self._join)
         self._control = ControlServer(self, self._paths.offer)
         self._enrolment = EnrolmentServer(
-            home, registry, self._issuer, state=lambda: self.snapshot.authority, latest=lambda: self._ledger.latest,
+            home,
+            registry,
+            self._issuer,
+            state=lambda: ledger.state,
+            latest=lambda: ledger.latest,
+            refresh=ledger.refresh,
             lifetime=config.certificate_lifetime,
-        )  # fmt: skip
+        )
         self._leases: dict[str, float] = {}
         """Host -> monotonic time until which it counts as here without a session."""
         self._streams_of: dict[str, int] = {}
@@ -110,7 +115,8 @@ class GatewayAgent(Node):
         while True:
             try:
                 revision = await self._registry.watch(revision)
-                if await self._ledger.follow():
+                await self._ledger.refresh()
+                if self._ledger.state is not self.snapshot.authority:
                     await self._authority_changed()
                 self._alarms.pop("registry", None)
             except MeshError as exc:
@@ -224,10 +230,11 @@ class GatewayAgent(Node):
 
     def _issue(self, csr: bytes, spiffe: SpiffeId) -> str:
         issued = self._issuer.issue(csr, spiffe, now=clock.now(), lifetime=self.config.certificate_lifetime)
-        log.info(
-            "certificate issued", spiffe_id=issued.record.spiffe_id, serial=issued.record.serial, key=issued.record.key
-        )
+        self._issued(issued.record)
         return issued.chain_pem
+
+    def _issued(self, record: IssuanceRecord) -> None:
+        log.info("certificate issued", spiffe_id=record.spiffe_id, serial=record.serial, key=record.key)
 
     async def _end_leases(self) -> None:
         """Hosts that did not come back in time are no longer here."""
@@ -264,13 +271,18 @@ class GatewayAgent(Node):
         """A connection that began with a preface: a host with a ticket, or somebody with a token. Its one guard."""
         sock.setblocking(False)
         owned = True
+        began = trio.current_time()
         try:
             with trio.fail_after(limits.PREAUTH_TIMEOUT):
-                line = await read_preface(sock)
+                line = await peek_preface(sock)
                 if line == _PREFACE_ENROL:
                     owned = False
-                    await self._enrolment.serve(sock, remote)
+                    waited = trio.current_time() - began
+                    record = await self._enrolment.serve_guest(sock, remote, waited=waited)
+                    if record is not None:
+                        self._issued(record)
                 elif line.startswith(_PREFACE_RELAY):
+                    sock.recv(len(line))  # what follows is for the other end
                     await self._paths.arrive(line[len(_PREFACE_RELAY) : -1].decode("ascii", "replace"), sock)
                     owned = False
                 else:
@@ -409,8 +421,8 @@ def _load_placement(home: Path) -> PlacementFile:
     return PlacementFile()
 
 
-async def read_preface(sock: socket.socket) -> bytes:
-    """The first line, and not a byte more: what follows belongs to TLS. Raises PeerError."""
+async def peek_preface(sock: socket.socket) -> bytes:
+    """The first line, left unread: what follows it belongs to TLS. Raises PeerError."""
     while True:
         await trio.lowlevel.wait_readable(sock)
         try:
@@ -421,7 +433,7 @@ async def read_preface(sock: socket.socket) -> bytes:
             raise PeerError(f"the connection broke: {exc.strerror}") from None
         end = seen.find(b"\n") + 1
         if end:
-            return sock.recv(end)
+            return seen[:end]
         if not seen or len(seen) >= limits.PREFACE_MAX:
             raise PeerError("the preface is not a line")
         # Readable stays true while bytes are left unread: wait for more of them, not for the same ones.

@@ -59,11 +59,11 @@ class Ledger:
         if path.exists():
             seen = decode(read_file(path), _Seen, max_bytes=1024, what="seen.json")
             refuse_rollback(await read_log(self._registry), number=seen.number, head=seen.head)
-        await self.follow()
+        await self.refresh()
 
-    async def follow(self) -> bool:
+    async def refresh(self) -> bool:
         """Take what is new; whether there was anything. Raises AuthorityError; nothing new counts then."""
-        if not await self._log.refresh():
+        if not await self._log.refresh() and self.state.policy_number == self._policy_number:
             return False
         state = self.state
         if state.policy is not None and state.policy_number != self._policy_number:

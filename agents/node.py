@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from agents.estate import HomeConfig
 from agents.lifecycle import Lifecycle, say_ready
 from agents.supervisor import DataWorkerProcess
 from agents.workers import messages as m
-from bridge import limits
+from bridge import limits, logs
 from bridge.errors import clock as clock_words
 from bridge.flow_log import FlowLog
 from bridge.flows import Flow
@@ -119,6 +120,7 @@ class Node:
 
     async def run(self) -> int:
         """Serve until told to end; the exit code: 0, or 1 when the drain deadline cut streams."""
+        logs.configure(now=clock.now, monotonic=time.monotonic)
         code = 0
         async with trio.open_nursery() as nursery:
             self._nursery = nursery

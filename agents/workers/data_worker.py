@@ -13,6 +13,7 @@ import os
 import resource
 import socket
 import sys
+import time
 from pathlib import Path
 
 import trio
@@ -97,7 +98,7 @@ class DataWorker:
             due = trio.current_time() + _TICK
             await trio.sleep_until(due)
             self._tally.lag(trio.current_time() - due)
-            self.loop.now = trio.current_time()
+            self.loop.now = time.monotonic()
             self.pool.tick()
             self._recheck(clock.now())
             for listener in self._listeners.values():
