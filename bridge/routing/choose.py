@@ -69,14 +69,24 @@ def _less_loaded_of_two(pool: list[Candidate], rng: Random) -> Instance | None:
         return None
     if len(pool) == 1:
         return pool[0].instance
-    first = _draw(pool, rng)
-    second = _draw([c for c in pool if c is not first], rng)
-    return second.instance if second.load < first.load else first.instance
+    weights = [c.instance.weight for c in pool]
+    if min(weights) <= 0 < max(weights):  # weight 0 takes nothing while another can
+        return _less_loaded_of_two([c for c in pool if c.instance.weight > 0], rng)
+    first = _draw(weights, rng)
+    one = pool[first]
+    second = _draw([*weights[:first], *weights[first + 1 :]], rng)
+    other = pool[second + (second >= first)]
+    return other.instance if other.load < one.load else one.instance
 
 
-def _draw(pool: Sequence[Candidate], rng: Random) -> Candidate:
-    """One at random by weight; weight 0 is drawn only among its like."""
-    weights = [max(c.instance.weight, 0) for c in pool]
-    if not any(weights):
-        return rng.choice(pool)
-    return rng.choices(pool, weights)[0]
+def _draw(weights: Sequence[int], rng: Random) -> int:
+    """An index at random by weight; the weights are all positive or all 0."""
+    total = sum(weights)
+    if total == len(weights) * weights[0]:
+        return int(rng.random() * len(weights))
+    left = rng.random() * total
+    for index, weight in enumerate(weights):
+        left -= weight
+        if left < 0:
+            return index
+    return max(range(len(weights)), key=weights.__getitem__)  # rounding took the last step away

@@ -80,4 +80,5 @@ def test_weight_shares_out_equal_load() -> None:
 def test_weight_zero_is_used_only_when_alone() -> None:
     zero = Candidate(instance=make("zero", weight=0))
     assert chosen([zero]) == {"zero"}
+    assert chosen([zero, Candidate(instance=make("busy"), load=9)]) == {"busy"}
     assert chosen([zero, Candidate(instance=make("a")), Candidate(instance=make("b"))]) == {"a", "b"}
