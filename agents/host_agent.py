@@ -262,7 +262,9 @@ class HostAgent(Node):
     def _watched(self, instance: Instance) -> Watched | None:
         """What to probe; an instance whose check cannot be read fails it, in words."""
         try:
-            return Watched(parse_check(instance.check or "tcp"), parse_endpoint(instance.target))
+            target = parse_endpoint(instance.target)
+            # Both sources of instances may run programs: the operator's signature, and this host's own file.
+            return Watched(parse_check(instance.check, target=target, allow_exec=True), target)
         except InputError as exc:
             self._health[instance.id] = Health(state="failing", reason=f"its check cannot be used: {exc.what}")
             return None

@@ -211,9 +211,10 @@ def parse_until(text: str) -> float:
         InputError: not an ISO date.
     """
     try:
-        if len(text) != len("2027-03-31"):
-            raise ValueError
         day = datetime.date.fromisoformat(text)
+        # Python also reads 20270331 and 2027-W13-3.
+        if day.isoformat() != text:
+            raise ValueError
         end = datetime.datetime.combine(day, datetime.time(), datetime.UTC) + datetime.timedelta(days=1)
     except (ValueError, OverflowError):
         raise InputError(f"{shown(text)} is not a date", hint="write it like 2027-03-31") from None

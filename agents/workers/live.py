@@ -27,8 +27,8 @@ class LiveFlow:
     """Who talks to what, under which permit. `started` is wall-clock unix seconds, `began` and `accepted` monotonic."""
 
     __slots__ = (
-        "accepted", "began", "failure", "host", "id", "instance", "peer", "permit", "service", "settled", "side", "site",
-        "started", "subject", "tried", "user", "via",
+        "accepted", "began", "failure", "host", "id", "instance", "peer", "permit", "service", "settled", "side",
+        "site", "started", "subject", "tried", "user", "via",
     )  # fmt: skip
 
     def __init__(

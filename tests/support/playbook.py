@@ -108,7 +108,7 @@ class Playbook:
     def __init__(self, *, opener: bool, max_streams: int = 20000) -> None:
         self.session = Session(opener=opener, handler=self, max_streams=max_streams)
         self.streams: dict[int, Stream] = {}
-        self.received: dict[int, bytes] = {}
+        self.received: dict[int, bytearray] = {}
         self.crash_on: set[str] = set()
         """Calls, as `told` writes them, at which the sink raises."""
         self._calls: list[str] = []
@@ -142,12 +142,13 @@ class Playbook:
 
     def says(self, *frames: Frame) -> None:
         """Exactly these frames were sent since the last time of asking."""
-        assert parse(take(self.session)) == list(frames)
+        said = parse(take(self.session))
+        assert said == list(frames), f"\nsaid:     {said}\nexpected: {list(frames)}"
 
     def told(self, *calls: str) -> None:
         """Exactly these calls were made since the last time of asking."""
         calls_made, self._calls = self._calls, []
-        assert calls_made == list(calls)
+        assert calls_made == list(calls), f"\ncalled:   {calls_made}\nexpected: {list(calls)}"
 
     def done(self) -> None:
         self.says()
@@ -206,7 +207,7 @@ class _WritesDown:
         self._play.call(f"{self.id} refuse {Code(reason.code).word}: {reason.reason}")
 
     def on_data(self, data: memoryview) -> None:
-        self._play.received[self.id] = self._play.received.get(self.id, b"") + bytes(data)
+        self._play.received.setdefault(self.id, bytearray()).extend(data)
         self._play.call(f"{self.id} data {len(data)}")
 
     def on_fin(self) -> None:
