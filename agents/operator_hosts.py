@@ -1,0 +1,271 @@
+"""I/O: what an operator does with hosts: record, invite, drain, revoke, remove. Each is one signed change of the log.
+
+Every decision is a function of the state at the head, so that two operators at once never undo each other unseen. The
+token is returned and never written anywhere; the log holds a hash of its secret.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import msgspec
+
+from agents import clock
+from agents.estate import Decide, Operator
+from agents.key_holders import keys_of
+from bridge import limits
+from bridge.identity.tokens import Token, format_token, new_secret
+from inventory.authority import (
+    AuthorityState,
+    Body,
+    Enrolment,
+    HostBody,
+    InstanceBody,
+    InviteBody,
+    Refusal,
+    RevokeBody,
+    read_refusals,
+    revocation,
+    secret_hash,
+    verify_entry,
+)
+from inventory.authority.enrolments import RECORD_MAX_BYTES
+from inventory.errors import AnswerIsNo, InputError
+from inventory.model import Host, Instance
+from inventory.names import SpiffeId, shown
+from inventory.registries.interface import Registry
+from inventory.strict_json import decode
+
+_ID_BYTES = 8
+_ENROLLED = "enrolled/host/"
+
+
+@dataclass(frozen=True, slots=True)
+class Invitation:
+    """A token for one host. `lifted`: the host was revoked and may come back with a new key."""
+
+    token: str
+    host: str
+    expires_at: int
+    lifted: bool
+
+    def __repr__(self) -> str:
+        return f"Invitation({self.host!r})"
+
+
+def known_host(state: AuthorityState, name: str) -> Host:
+    """Raises AnswerIsNo when there is no such host."""
+    host = state.hosts.get(name)
+    if host is None:
+        raise AnswerIsNo(f"there is no host {shown(name)[1:-1]}", hint="see `meshbridge host list`")
+    return host
+
+
+def _spiffe(state: AuthorityState, host: str) -> SpiffeId:
+    return SpiffeId(state.trust_domain, "host", host)
+
+
+def _lift(state: AuthorityState, host: str, keys: Sequence[str]) -> list[Body]:
+    """A revoked host may enrol again; every key it ever had stays revoked."""
+    spiffe_id = str(_spiffe(state, host))
+    before = state.revoked_identities.get(spiffe_id)
+    return [] if before is None else [revocation(state, spiffe_id, keys=keys, reason=before.reason, lifted=True)]
+
+
+async def add_host(operator: Operator, host: Host, *, ttl: float = limits.TOKEN_LIFETIME) -> Invitation:
+    """Records the host as given, or anew if it exists (a drain stays), and invites it. `ttl` is in seconds."""
+
+    def record(state: AuthorityState) -> list[Body]:
+        before = state.hosts.get(host.name)
+        after = msgspec.structs.replace(host, draining=before.draining if before else None)
+        return [] if after == before else [HostBody(host=after)]
+
+    return await _invite(operator, host.name, ttl=ttl, first=record, message=f"host add {host.name}")
+
+
+async def invite_host(operator: Operator, name: str, *, ttl: float = limits.TOKEN_LIFETIME) -> Invitation:
+    """A fresh token for a host on record; older ones stop working. Raises AnswerIsNo when there is no such host."""
+
+    def check(state: AuthorityState) -> list[Body]:
+        known_host(state, name)
+        return []
+
+    return await _invite(operator, name, ttl=ttl, first=check, message=f"host token {name}")
+
+
+async def _invite(operator: Operator, name: str, *, ttl: float, first: Decide, message: str) -> Invitation:
+    keys = await keys_of(operator.registry, _spiffe(operator.state, name))
+    secret, invite_id = new_secret(), secrets.token_hex(_ID_BYTES)
+    expires_at = int(clock.now() + ttl)
+    invite = InviteBody(id=invite_id, role="host", name=name, secret_hash=secret_hash(secret), expires_at=expires_at)
+    signed = await operator.append(lambda state: [*first(state), *_lift(state, name, keys), invite], message=message)
+    state = operator.state
+    token = Token(
+        trust_domain=state.trust_domain,
+        gateways=tuple((gateway.name, gateway.address) for _, gateway in sorted(state.gateways.items())),
+        genesis=operator.config.genesis,
+        role="host",
+        name=name,
+        invite=invite_id,
+        secret=secret,
+    )
+    lifted = any(isinstance(verify_entry(entry).body, RevokeBody) for entry in signed)
+    return Invitation(format_token(token), name, expires_at, lifted)
+
+
+async def drain_host(operator: Operator, name: str, reason: str) -> None:
+    """No new streams go to or from the host. Raises AnswerIsNo when there is no such host."""
+    await _set_draining(operator, name, reason, message=f"host drain {name}: {reason}")
+
+
+async def resume_host(operator: Operator, name: str) -> bool:
+    """The end of a drain; whether there was one. Raises AnswerIsNo when there is no such host."""
+    return await _set_draining(operator, name, None, message=f"host resume {name}")
+
+
+async def _set_draining(operator: Operator, name: str, reason: str | None, *, message: str) -> bool:
+    def decide(state: AuthorityState) -> list[Body]:
+        before = known_host(state, name)
+        after = msgspec.structs.replace(before, draining=reason)
+        return [] if after == before else [HostBody(host=after)]
+
+    return bool(await operator.append(decide, message=message))
+
+
+async def revoke_host(operator: Operator, name: str, reason: str) -> bool:
+    """The host and every key it ever had are refused from now on; whether that was news.
+
+    Raises:
+        AnswerIsNo: there is no such host, and never was.
+    """
+    spiffe = _spiffe(operator.state, name)
+    keys = await keys_of(operator.registry, spiffe)
+
+    def decide(state: AuthorityState) -> list[Body]:
+        if not keys:
+            known_host(state, name)
+        before = state.revoked_identities.get(str(spiffe))
+        if before is not None and set(keys) <= set(before.keys):
+            return []
+        return [revocation(state, str(spiffe), keys=keys, reason=reason)]
+
+    return bool(await operator.append(decide, message=f"host revoke {name}: {reason}"))
+
+
+async def remove_host(operator: Operator, name: str) -> list[Instance]:
+    """Takes the host and the instances on it out of the estate; those instances. Raises AnswerIsNo."""
+    removed: list[Instance] = []
+
+    def decide(state: AuthorityState) -> list[Body]:
+        host = known_host(state, name)
+        removed[:] = [instance for instance in state.instances.values() if instance.host == name]
+        return [
+            *(InstanceBody(instance=instance, removed=True) for instance in removed),
+            HostBody(host=host, removed=True),
+        ]
+
+    await operator.append(decide, message=f"host remove {name}")
+    return removed
+
+
+def new_host(name: str, *, labels: Mapping[str, str], site: str | None, serves: Sequence[str]) -> Host:
+    """A host from parsed parts. Raises InputError when a service is named twice."""
+    if len(set(serves)) != len(serves):
+        raise InputError("a service is named twice", where="--serve")
+    return Host(name=name, labels=dict(labels), site=site, serves=tuple(sorted(serves)))
+
+
+class HostView(msgspec.Struct, frozen=True, kw_only=True):
+    """One host as `host list` and `host show` print it. Times are unix seconds."""
+
+    name: str
+    state: str
+    """enrolled, invited, expired (its token), draining, revoked."""
+    site: str | None
+    labels: dict[str, str]
+    serves: tuple[str, ...]
+    draining: str | None
+    revoked: str | None
+    enrolled_at: int | None
+    enrolled_from: str | None
+    key: str | None
+    """SHA-256 of the enrolled key."""
+    token_expires_at: int | None
+    """Of the newest token, as long as it can be used."""
+    instances: tuple[Instance, ...]
+
+
+async def view_hosts(registry: Registry, state: AuthorityState) -> list[HostView]:
+    """Everything the log and the registry say about every host, by name."""
+    records, _ = await registry.read(_ENROLLED)
+    enrolled = {
+        name.removeprefix(_ENROLLED): decode(
+            record.value, Enrolment, max_bytes=RECORD_MAX_BYTES, what="enrolment record"
+        )
+        for name, record in records.items()
+    }
+    invites = _newest_invites(state)
+    instances: dict[str, list[Instance]] = {}
+    for _, instance in sorted(state.instances.items()):
+        instances.setdefault(instance.host, []).append(instance)
+    return [
+        _view(state, host, enrolled.get(name), invites.get(name), tuple(instances.get(name, ())))
+        for name, host in sorted(state.hosts.items())
+    ]
+
+
+async def view_host(registry: Registry, state: AuthorityState, name: str) -> HostView:
+    """The same about one host. Raises AnswerIsNo when there is no such host."""
+    known_host(state, name)
+    return next(view for view in await view_hosts(registry, state) if view.name == name)
+
+
+def _newest_invites(state: AuthorityState) -> dict[str, InviteBody]:
+    """Host name -> the invite that can be used, or could be last."""
+    ordered = sorted(state.invites.values(), key=lambda invite: state.numbers[f"invite/{invite.id}"])
+    return {invite.name: invite for invite in ordered if invite.role == "host"}
+
+
+def _view(
+    state: AuthorityState,
+    host: Host,
+    enrolment: Enrolment | None,
+    invite: InviteBody | None,
+    instances: tuple[Instance, ...],
+) -> HostView:
+    revoked = state.revoked_identities.get(str(_spiffe(state, host.name)))
+    spent = invite is not None and enrolment is not None and enrolment.invite == invite.id
+    usable = invite is not None and not spent and invite.expires_at > clock.now()
+    return HostView(
+        name=host.name,
+        state=_state_word(host, revoked, enrolment, usable),
+        site=host.site,
+        labels=host.labels,
+        serves=host.serves,
+        draining=host.draining,
+        revoked=revoked.reason if revoked else None,
+        enrolled_at=enrolment.at if enrolment else None,
+        enrolled_from=enrolment.source if enrolment else None,
+        key=enrolment.key if enrolment else None,
+        token_expires_at=invite.expires_at if invite is not None and usable else None,
+        instances=instances,
+    )
+
+
+def _state_word(host: Host, revoked: RevokeBody | None, enrolment: Enrolment | None, usable: bool) -> str:
+    if revoked is not None:
+        return "revoked"
+    if host.draining is not None:
+        return "draining"
+    if enrolment is not None:
+        return "enrolled"
+    return "invited" if usable else "token expired"
+
+
+async def refusals_of(registry: Registry, state: AuthorityState, host: str) -> list[Refusal]:
+    """Who tried to use the host's tokens and was refused, oldest first."""
+    mine = [invite.id for invite in state.invites.values() if invite.role == "host" and invite.name == host]
+    found = [refusal for invite in mine for refusal in await read_refusals(registry, invite)]
+    return sorted(found, key=lambda refusal: refusal.at)
