@@ -108,6 +108,8 @@ class Known:
             InputError: an entry or a rule in it does not verify; nothing of it counts then.
         """
         slice_ = self.slice.applied(update.entries, update.dropped) if update.entries or update.dropped else self.slice
+        if update.full:
+            slice_ = slice_.applied((), _left_out(slice_, update))
         before, after = self.snapshot, slice_.state if slice_ is not self.slice else self.snapshot.authority
         same_policy = after.policy_number == before.authority.policy_number
         leaves = update.leaves if update.leaves is not None else self.leaves if same_policy else ()
@@ -137,6 +139,13 @@ class Known:
 def _rules(slice_: Slice, leaves: PolicySlice) -> tuple[Rule, ...]:
     policy = slice_.state.policy
     return verify_slice(policy, leaves) if policy is not None else ()
+
+
+def _left_out(slice_: Slice, update: Update) -> list[str]:
+    """Keys held here that a full update does not have, without those that can never be dropped."""
+    sent = {signed.payload for signed in update.entries}
+    held = (key for key, entry in slice_.entries.items() if entry.signed.payload not in sent)
+    return [key for key in held if key != "policy" and not key.startswith("revoke/")]
 
 
 def _merged(before: Mapping[str, V], changes: Mapping[str, V | None]) -> Mapping[str, V]:

@@ -82,6 +82,8 @@ def _entries(host: str, view: EstateView, seen: Visible, sent: Sent) -> tuple[tu
         wanted.add(f"revoke/host/{name}")
     for gateway in authority.gateways:
         wanted.add(f"revoke/gateway/{gateway}")
+    # A revoked host is no longer visible; whoever was told of it is told that, too, before it is dropped.
+    wanted.update(f"revoke/{key}" for key in sent.numbers if key.startswith("host/"))
     for service in seen.services:
         known = view.snapshot.service(service)
         signed = authority.instances

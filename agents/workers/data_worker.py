@@ -59,7 +59,7 @@ class DataWorker:
         self.role = begin.role
         self.site = begin.site
         self.trust_domain = begin.trust_domain
-        self.draining: str | None = None
+        self._shutting_down: str | None = None
         self.snapshot = Snapshot(authority=AuthorityState())
         self._channel = channel
         self._nursery = nursery
@@ -180,7 +180,7 @@ class DataWorker:
                 for splice in [s for s, owner in self._splices.items() if owner == message.id]:
                     splice.close(message.reason)
             case m.Drain():
-                self.draining = message.reason
+                self._shutting_down = message.reason
                 for tunnel in self.pool.all():
                     self.pool.retire(tunnel, f"draining: {message.reason}")
             case m.CutAll():
@@ -236,6 +236,12 @@ class DataWorker:
             return None
         return decision.reason
 
+    @property
+    def draining(self) -> str | None:
+        """Why there are no new streams: this process ends, or the operator drains the host."""
+        host = self.snapshot.host(self.name)
+        return self._shutting_down or (host.draining if host is not None else None)
+
     def judge(self, flow: LiveFlow) -> Refusal | None:
         decision = self._permits.get(flow.subject, flow.service, flow.user, clock.now())
         if isinstance(decision, Permit):
@@ -255,7 +261,12 @@ class DataWorker:
         return self._own.get((service, target))
 
     def is_revoked(self, spiffe_id: str, key: str) -> str | None:
-        return self.snapshot.is_revoked(spiffe_id, key)
+        """Why this peer is not welcome: revoked, or a host that we were not told of (removed, or no rule joins us)."""
+        revoked = self.snapshot.is_revoked(spiffe_id, key)
+        if revoked is not None:
+            return revoked
+        _, _, host = spiffe_id.partition(f"spiffe://{self.trust_domain}/host/")
+        return f"host {host} is not known here" if host and self.snapshot.host(host) is None else None
 
     def advertised(self, host: str) -> str | None:
         presence = self.snapshot.presence.get(host)
