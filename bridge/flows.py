@@ -35,6 +35,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         via: `direct`, or the name of the gateway that spliced it.
         bytes_in: bytes towards the service.
         bytes_out: bytes from the service.
+        observed: names of the rules in observe mode that matched: what they would have decided, had they been enforced.
         connect_ms: from the request until the far end accepted.
     """
 
@@ -54,6 +55,7 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     duration_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     connect_ms: Annotated[float, msgspec.Meta(ge=0)] = 0.0
     reason: str = ""
+    observed: str = ""
 
 
 def encode_flow(flow: Flow) -> bytes:

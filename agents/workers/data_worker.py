@@ -244,6 +244,9 @@ class DataWorker:
 
     def judge(self, flow: LiveFlow) -> Refusal | None:
         decision = self._permits.get(flow.subject, flow.service, flow.user, clock.now())
+        flow.observed = decision.observed
+        if decision.observed:
+            self._tally.decision("observe")
         if isinstance(decision, Permit):
             if self.draining is not None and flow.side == "source":
                 reason = f"{self.name} is draining: {self.draining}"

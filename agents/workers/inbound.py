@@ -37,7 +37,9 @@ class InboundOwner(LocalOwner, Protocol):
 
     name: str
     role: str
-    draining: str | None
+
+    @property
+    def draining(self) -> str | None: ...
 
     def judge(self, flow: LiveFlow) -> Refusal | None:
         """Decide and put the permit into the flow, or the refusal."""

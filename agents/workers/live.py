@@ -27,8 +27,8 @@ class LiveFlow:
     """Who talks to what, under which permit. `started` is wall-clock unix seconds, `began` and `accepted` monotonic."""
 
     __slots__ = (
-        "accepted", "began", "failure", "host", "id", "instance", "peer", "permit", "service", "settled", "side",
-        "site", "started", "subject", "tried", "user", "via",
+        "accepted", "began", "failure", "host", "id", "instance", "observed", "peer", "permit", "service", "settled",
+        "side", "site", "started", "subject", "tried", "user", "via",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class LiveFlow:
         self.accepted: float | None = None
         self.user = user
         self.permit: Permit | None = None
+        self.observed: tuple[str, ...] = ()
         self.instance = ""
         self.peer = ""
         self.via: str | None = None
@@ -75,4 +76,5 @@ class LiveFlow:
             connect_ms=round(max(0.0, (self.accepted or self.began) - self.began) * 1000, 3),
             result=result,
             reason=reason,
+            observed="; ".join(self.observed),
         )

@@ -47,7 +47,9 @@ class OutboundOwner(LocalOwner, Protocol):
     site: str | None
     trust_domain: str
     snapshot: Snapshot
-    draining: str | None
+
+    @property
+    def draining(self) -> str | None: ...
 
     def judge(self, flow: LiveFlow) -> Refusal | None: ...
     def needs_user(self, flow: LiveFlow) -> bool: ...
