@@ -70,7 +70,7 @@ def explain(
         rule = index.rules[bit]
         missing: list[str] = []
         if not about_subject >> bit & 1:
-            missing.append(f"its from is {_list(rule.rule.sources)}, which {subject} is not")
+            missing.append(_source_missed(rule, subject))
         if not about_service >> bit & 1:
             missing.append(_target_missed(rule, service_name, service))
         if (later := why_not_now(rule, now, user)) is not None:
@@ -96,6 +96,13 @@ def _list(texts: Iterable[str]) -> str:
     """At most three, so that a rule with a thousand subjects stays one line."""
     every = list(texts)
     return ", ".join(every[:3]) + (f" and {len(every) - 3} more" if len(every) > 3 else "")
+
+
+def _source_missed(rule: CompiledRule, subject: Subject) -> str:
+    words = f"its from is {_list(rule.rule.sources)}, which {subject} is not"
+    starred = any(text.startswith(f"{subject.kind}:") and "*" in text for text in rule.rule.sources)
+    # The usual surprise: `host:*` leaves out every host with a dot in its name.
+    return f"{words} (* stays inside one label, ** spans several)" if starred and "." in subject.name else words
 
 
 def _target_missed(rule: CompiledRule, service_name: str, service: Service | None) -> str:

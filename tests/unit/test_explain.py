@@ -89,6 +89,12 @@ def test_clients_and_empty_policies():
     )
 
 
+def test_a_star_that_stops_at_a_dot_is_said():
+    hosts = [Host(name="web.dc1"), HOSTS[1]]
+    explanation = said(rule("r", "allow", "host:*", "ledger"), subject=Subject("host", "web.dc1"), hosts=hosts)
+    assert "(* stays inside one label, ** spans several)" in str(explanation.rules[0])
+
+
 def test_many_rules_are_counted():
     explanation = said(*(rule(f"r{n}", "allow", f"host:h{n}", "ledger") for n in range(50)))
     assert len(explanation.rules) == 20 and explanation.left_out == 30

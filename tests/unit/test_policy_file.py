@@ -1,7 +1,5 @@
 import pytest
 
-from inventory.errors import InputError
-from inventory.loading import policy_file
 from inventory.loading.policy_file import RULES_MAX, load_policy, parse_policy
 from inventory.loading.problems import LoadingError
 from inventory.policy_rules import Rule
@@ -208,21 +206,3 @@ def test_a_policy_is_read_from_a_file(tmp_path):
     path.write_bytes(b"[[allow]]\n")
     with pytest.raises(LoadingError, match=r"policy.toml:1: allow\[0\]: name is missing"):
         load_policy(path)
-
-
-def test_h31_a_file_that_cannot_be_read_says_why(tmp_path):
-    for path in (tmp_path / "none.toml", tmp_path):
-        with pytest.raises(InputError, match="cannot be read"):
-            load_policy(path)
-
-
-def test_h31_no_more_of_a_file_is_read_than_may_be_used(tmp_path, monkeypatch):
-    path = tmp_path / "policy.toml"
-    with path.open("wb") as file:
-        file.truncate(100 * 1024 * 1024)
-    asked = []
-    read = policy_file.read_bounded
-    monkeypatch.setattr(policy_file, "read_bounded", lambda *args: asked.append(len(read(*args))) or read(*args))
-    with pytest.raises(LoadingError, match="larger than 10 MiB"):
-        load_policy(path)
-    assert asked == [10 * 1024 * 1024 + 1]
