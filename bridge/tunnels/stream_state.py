@@ -76,7 +76,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     _S.PENDING: {
         _E.SEND_ACCEPT: _S.OPEN,
-        _E.SEND_REFUSE: _S.CLOSED,
+        _E.SEND_REFUSE: _S.RESETTING,
         _E.SEND_RESET: _S.RESETTING,
         _E.SEND_WINDOW: _S.PENDING,
         _E.RECV_DATA: _S.PENDING,
@@ -85,7 +85,7 @@ TRANSITIONS: dict[State, dict[Event, State]] = {
     },
     _S.PENDING_GOT_FIN: {
         _E.SEND_ACCEPT: _S.GOT_FIN,
-        _E.SEND_REFUSE: _S.CLOSED,
+        _E.SEND_REFUSE: _S.RESETTING,
         _E.SEND_RESET: _S.RESETTING,
         _E.RECV_RESET: _S.CLOSED,
     },
