@@ -18,7 +18,11 @@ class Visible:
     services: frozenset[str]
     """Those the host could reach, and those it serves."""
     hosts: frozenset[str]
-    """Itself, hosts that serve what it could reach, and hosts that could reach what it serves."""
+    """Itself, hosts that serve what it could reach, and hosts that could reach what it serves.
+
+    Also those that serve what it serves, where instances differ in a label that a rule asks for: without them the
+    label would be on "all" instances that this host knows.
+    """
     allow_indices: tuple[int, ...]
     """Positions in `snapshot.allows` of the rules in which it could be subject or destination."""
 
@@ -44,7 +48,8 @@ def visible(snapshot: Snapshot, host_name: str) -> Visible:
     inwards &= index.allows
     reachable = _reachable(snapshot, [index.rules[bit] for bit in bits_of(outwards & index.enforced)])
     callers = _callers(snapshot, [index.rules[bit] for bit in bits_of(inwards & index.enforced)])
-    serving = {instance.host for name in reachable for instance in snapshot.services[name].instances}
+    whole = reachable | {name for name in served if _is_mixed(snapshot, name)}
+    serving = {instance.host for name in whole for instance in snapshot.services[name].instances}
     first_allow = len(snapshot.rules) - len(snapshot.allows)
     return Visible(
         services=frozenset(reachable | served),
@@ -57,6 +62,12 @@ def _served(snapshot: Snapshot, host_name: str) -> set[str]:
     """What the host serves, and what it may serve as soon as it reports an instance."""
     entry = snapshot.authority.hosts[host_name]
     return {*entry.serves, *(instance.service for instance in snapshot.offers(host_name))}
+
+
+def _is_mixed(snapshot: Snapshot, name: str) -> bool:
+    """Whether a label that some rule asks for is on some instances only: who sees fewer might decide otherwise."""
+    service = snapshot.service(name)
+    return service is not None and bool(snapshot.index.target_patterns(name, service.instances)[1])
 
 
 def _reachable(snapshot: Snapshot, allows: list[CompiledRule]) -> set[str]:

@@ -38,6 +38,13 @@ def test_c46_other_servers_of_the_same_service_are_not_shown():
     assert seen([rule("r", "allow", "host:web", "cards")], "cards1").hosts == {"cards1", "web"}
 
 
+def test_other_servers_are_shown_where_their_labels_differ():
+    mixed = [*INSTANCES[:3], instance("cards", "cards2", labels={"pci": "yes"})]
+    denied = rule("d", "deny", "host:web", "label:pci=yes")
+    assert visible(snapshot(HOSTS, mixed, [denied]), "cards1").hosts == {"cards1", "cards2"}
+    assert visible(snapshot(HOSTS, mixed, []), "cards1").hosts == {"cards1"}
+
+
 def test_c46_without_a_rule_a_host_sees_itself():
     assert seen([], "web") == Visible(frozenset({"shop"}), frozenset({"web"}), ())
 
