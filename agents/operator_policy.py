@@ -20,7 +20,6 @@ from inventory.loading.policy_file import PolicyFile
 from inventory.policy_document import PolicyDocument, build, verify_document
 from inventory.policy_rules import Rule
 from inventory.registries.interface import VALUE_MAX, Registry
-from inventory.snapshot import Snapshot
 from inventory.strict_json import decode
 
 
@@ -89,8 +88,3 @@ async def apply_policy(operator: Operator, file: PolicyFile, message: str) -> in
         attachments={f"{POLICY_PREFIX}{NUMBER_MARK}": msgspec.json.encode(document)},
     )
     return operator.state.policy_number
-
-
-async def policy_snapshot(registry: Registry, state: AuthorityState) -> Snapshot:
-    """What the operator's home knows, to decide on: everything signed, and nothing that hosts report."""
-    return Snapshot(authority=state, allows=(await read_policy(registry, state)).allows)

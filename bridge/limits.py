@@ -127,8 +127,15 @@ ADMIN_ANSWER_TIMEOUT = 30.0
 # --- Processes ----------------------------------------------------------------------------------------------------
 DRAIN_DEADLINE = 30.0
 """SIGTERM: how long live streams may go on."""
+BIND_PATIENCE = 3.0
+"""How long a node waits at its start for a port that its killed predecessor still holds."""
+BIND_RETRY_FIRST = 0.5
+BIND_RETRY_MAX = 10.0
+"""Between two tries to bind a service's address that somebody holds: the first, growing to the last."""
 DRAIN_NOTICE = 0.5
 """Between telling peers that we are going and taking no more streams: they hear of it in well under this."""
+DRAIN_LOOK = 1.0
+"""How often an operator's drain asks which streams a host still has."""
 DRAIN_POLL = 0.2
 """How often a drain looks whether streams are left."""
 RENEWAL_RETRY = 30.0

@@ -1,0 +1,106 @@
+"""Pure: the authority log as an audit trail: who allowed what, when, with what message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from inventory.authority import (
+    Body,
+    DomainBody,
+    GatewayBody,
+    HostBody,
+    InstanceBody,
+    InviteBody,
+    OperatorBody,
+    PolicyBody,
+    RevokeBody,
+    SignedEntry,
+    entry_key,
+    verify_entry,
+)
+
+
+class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry. `at` is unix seconds by the operator's clock."""
+
+    number: int
+    at: int
+    operator: str
+    """The operator's name, as the log gives it at that point."""
+    operator_key: str
+    key: str
+    """What it is about: `host/vm1`, `policy`."""
+    what: str
+    message: str
+    body: Any
+    """The whole entry's content."""
+
+
+def audit_trail(entries: Iterable[SignedEntry]) -> list[AuditLine]:
+    """Every entry, oldest first. Raises AuthorityError when one does not verify."""
+    names: dict[str, str] = {}
+    lines = []
+    for signed in entries:
+        verified = verify_entry(signed)
+        entry = verified.entry
+        if isinstance(entry.body, DomainBody):
+            names[entry.operator] = entry.body.operator_name
+        elif isinstance(entry.body, OperatorBody):
+            names[entry.body.key] = entry.body.name
+        lines.append(
+            AuditLine(
+                number=entry.number,
+                at=entry.at,
+                operator=names.get(entry.operator, "unknown"),
+                operator_key=entry.operator,
+                key=entry_key(entry.body),
+                what=describe(entry.body),
+                message=entry.message,
+                body=msgspec.to_builtins(entry.body),
+            )
+        )
+    return lines
+
+
+def _list(words: Sequence[str]) -> str:
+    return ", ".join(words)
+
+
+def describe(body: Body) -> str:
+    """One line of words for an entry."""
+    match body:
+        case DomainBody():
+            return f"trust domain {body.trust_domain}, names under {body.namespace}"
+        case OperatorBody():
+            return f"operator {body.name} {'removed' if body.removed else 'added'}"
+        case GatewayBody():
+            return f"gateway {body.gateway.name} {'removed' if body.removed else f'at {body.gateway.address}'}"
+        case HostBody():
+            return _describe_host(body)
+        case InviteBody():
+            return f"token for {body.role} {body.name}"
+        case PolicyBody():
+            return f"policy of {body.allow_count} allow and {len(body.denies)} deny rules"
+        case RevokeBody():
+            return f"{body.spiffe_id} {'admitted again, with a new key' if body.lifted else f'revoked: {body.reason}'}"
+        case InstanceBody():
+            instance = body.instance
+            drained = f", draining: {instance.draining}" if instance.draining is not None else ""
+            where = f"service {instance.service} on {instance.host} at {instance.target}"
+            return f"{where} removed" if body.removed else f"{where}, port {instance.port}{drained}"
+
+
+def _describe_host(body: HostBody) -> str:
+    host = body.host
+    if body.removed:
+        return f"host {host.name} removed"
+    parts = [
+        f"site {host.site}" if host.site else "",
+        f"labels {_list([f'{k}={v}' for k, v in host.labels.items()])}" if host.labels else "",
+        f"may serve {_list(host.serves)}" if host.serves else "",
+        f"draining: {host.draining}" if host.draining is not None else "",
+    ]
+    return _list([f"host {host.name}", *(part for part in parts if part)])

@@ -1,0 +1,81 @@
+"""I/O: `meshbridge agent`: enrol this machine, run its agent."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import click
+
+from cli.app import App, pass_app, run, words
+from cli.output import print_fields, print_json
+
+
+@click.group()
+def agent() -> None:
+    """Enrol this machine, and run its agent."""
+
+
+@agent.command(epilog="Example: meshbridge host add vm1 | ssh vm1 meshbridge agent join -")
+@click.argument("given", metavar="TOKEN")
+@click.option("--listen", metavar="ADDR:PORT", help="Take tunnels here.  [default: only dial out]")
+@click.option("--advertise", metavar="ADDR:PORT", help="Where other hosts dial it.  [default: --listen]")
+@click.option("--addresses", metavar="CIDR", help="Slice of 127.0.0.0/8 for services.  [default: 127.96.0.0/11]")
+@click.option("--dns", metavar="ADDR:PORT", help="DNS server.  [default: first address of the slice, port 5300]")
+@pass_app
+def join(
+    app: App, given: str, listen: str | None, advertise: str | None, addresses: str | None, dns: str | None
+) -> None:
+    """Enrol this machine with TOKEN, or with - from stdin, which keeps it out of the list of processes.
+
+    It may be repeated with the same token until it has succeeded.
+    """
+    from importlib.metadata import version
+
+    from agents.control.joining import JoinOptions
+    from agents.control.joining import join as enrol
+
+    options = JoinOptions(listen=listen, advertise=advertise, addresses=addresses, dns=dns)
+    text = _read_token() if given == "-" else given
+    config = run(partial(enrol, text, app.home, options, version=version("meshbridge"), say=words))
+    joined = {
+        "name": config.name,
+        "trust_domain": config.trust_domain,
+        "gateways": {gateway.name: gateway.address for gateway in config.gateways},
+        "listen": config.listen,
+        "advertise": config.advertise,
+        "addresses": config.addresses,
+        "home": str(app.home),
+    }
+    if app.is_json:
+        print_json(joined)
+    else:
+        print_fields(joined)
+    words(f"next: meshbridge --home {app.home} agent run")
+
+
+def _read_token() -> str:
+    """One line at most, and never more than a token can be."""
+    from bridge import limits
+
+    return sys.stdin.read(limits.TOKEN_MAX_CHARS + 3)
+
+
+@agent.command("run", epilog="Example: meshbridge --home vm1 agent run --metrics 127.0.0.1:9100")
+@click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics, /livez and /readyz here.  [default: nowhere]")
+@click.option("--dns", metavar="ADDR:PORT", help="DNS server for this run.")
+@click.option(
+    "--hosts-file",
+    is_flag=False,
+    flag_value="/etc/hosts",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="[PATH]",
+    help="Keep a fenced block of names in this file; /etc/hosts when no PATH is given.",
+)
+@pass_app
+def run_agent(app: App, metrics: str | None, dns: str | None, hosts_file: Path | None) -> int:
+    """Run the agent in the foreground. SIGTERM drains, SIGHUP reloads."""
+    from agents import host_agent
+
+    return run(partial(host_agent.run, app.home, metrics=metrics, dns=dns, hosts_file=hosts_file))

@@ -1,0 +1,63 @@
+"""I/O: what every command shares: the home, the output format, and how a command runs asynchronous work.
+
+Terminal rules: data goes to stdout, words to stderr; a table is for people and only drawn on a terminal; JSON is
+complete and stable; errors are raised as MeshError and printed in one place, `cli.main`. Only click is imported at the
+top of files in this folder: everything else is imported inside the command that needs it, so that help and completion
+answer at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeVar
+
+import click
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    home: Path
+    output: Literal["table", "json"]
+
+    @property
+    def is_json(self) -> bool:
+        return self.output == "json"
+
+
+pass_app = click.make_pass_decorator(App)
+
+
+def default_home() -> Path:
+    """`/etc/meshbridge` for root, `$XDG_CONFIG_HOME/meshbridge` (`~/.config/meshbridge`) for anyone else."""
+    if os.geteuid() == 0:
+        return Path("/etc/meshbridge")
+    base = os.environ.get("XDG_CONFIG_HOME") or str(Path("~").expanduser() / ".config")
+    return Path(base) / "meshbridge"
+
+
+def run(work: Callable[[], Awaitable[T]]) -> T:
+    """The result of asynchronous work. An error in a group of one is raised as itself."""
+    import trio
+
+    try:
+        return trio.run(work)
+    except BaseExceptionGroup as group:
+        raise innermost(group) from None
+
+
+def innermost(error: BaseException) -> BaseException:
+    """The one error to show of a group: an interrupt if there is one, and otherwise the first."""
+    while isinstance(error, BaseExceptionGroup):
+        interrupts = error.subgroup(KeyboardInterrupt)
+        error = (interrupts or error).exceptions[0]
+    return error
+
+
+def words(text: str) -> None:
+    """One line for people, on stderr."""
+    click.echo(text, err=True)

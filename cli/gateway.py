@@ -1,0 +1,24 @@
+"""I/O: `meshbridge gateway`: run a gateway."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from cli.app import App, pass_app, run
+
+
+@click.group()
+def gateway() -> None:
+    """Run a gateway."""
+
+
+@gateway.command("run", epilog="Example: meshbridge --home op gateway run --metrics 127.0.0.1:9101")
+@click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics, /livez and /readyz here.  [default: nowhere]")
+@pass_app
+def run_gateway(app: App, metrics: str | None) -> int:
+    """Run the gateway in the foreground. SIGTERM drains, SIGHUP reloads."""
+    from agents import gateway_agent
+
+    return run(partial(gateway_agent.run, app.home, metrics=metrics))

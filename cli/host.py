@@ -1,0 +1,221 @@
+"""I/O: `meshbridge host`: hosts in the estate, from the operator's home."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.app import App, pass_app, run, words
+from cli.output import moment, print_fields, print_json, print_table
+from cli.values import duration, parse_labels
+
+if TYPE_CHECKING:
+    from agents.operator_hosts import HostView, Invitation
+    from inventory.authority import Refusal
+
+ttl_option = click.option(
+    "--ttl", type=duration, default="1h", show_default=True, metavar="DURATION", help="How long the token is good."
+)
+
+
+@click.group()
+def host() -> None:
+    """Hosts: record, invite, drain, revoke, remove."""
+
+
+@host.command(epilog="Example: meshbridge host add vm1 --label role=web --site dc1 --serve shop")
+@click.argument("name")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="What policy may say about it; may be repeated.")
+@click.option("--site", metavar="SITE", help="Where it stands.")
+@click.option("--serve", "serves", multiple=True, metavar="SERVICE", help="May offer this by its own word; repeatable.")
+@ttl_option
+@pass_app
+def add(app: App, name: str, labels: tuple[str, ...], site: str | None, serves: tuple[str, ...], ttl: float) -> None:
+    """Record the host NAME and print a token for it: one use, and nothing else on stdout.
+
+    Adding a host again replaces its labels, site and services by those given, and prints a fresh token.
+    """
+    from agents.estate import operate
+    from agents.operator_hosts import add_host, new_host
+    from inventory.names import parse_host, parse_service, parse_site
+
+    record = new_host(
+        parse_host(name),
+        labels=parse_labels(labels),
+        site=parse_site(site) if site is not None else None,
+        serves=[parse_service(service) for service in serves],
+    )
+
+    async def work() -> Invitation:
+        async with operate(app.home) as operator:
+            return await add_host(operator, record, ttl=ttl)
+
+    _print_token(app, run(work))
+
+
+@host.command(epilog="Example: meshbridge host token vm1 --ttl 10m")
+@click.argument("name")
+@ttl_option
+@pass_app
+def token(app: App, name: str, ttl: float) -> None:
+    """Print a fresh token for the host NAME; older ones stop working.
+
+    A revoked host may come back with it, under a new key.
+    """
+    from agents.estate import operate
+    from agents.operator_hosts import invite_host
+    from inventory.names import parse_host
+
+    canonical = parse_host(name)
+
+    async def work() -> Invitation:
+        async with operate(app.home) as operator:
+            return await invite_host(operator, canonical, ttl=ttl)
+
+    _print_token(app, run(work))
+
+
+def _print_token(app: App, invitation: Invitation) -> None:
+    if app.is_json:
+        print_json({"host": invitation.host, "token": invitation.token, "expires_at": invitation.expires_at})
+    else:
+        click.echo(invitation.token)
+    if invitation.lifted:
+        words(f"the revocation of {invitation.host} is lifted; the keys it had stay revoked")
+    words(f"good until {moment(invitation.expires_at)}, once, for {invitation.host}; use it with: agent join -")
+
+
+@host.command("list", epilog="Example: meshbridge -o json host list")
+@pass_app
+def list_hosts(app: App) -> None:
+    """List the hosts on record."""
+    from agents.estate import inspect
+    from agents.operator_hosts import view_hosts
+
+    async def work() -> list[HostView]:
+        async with inspect(app.home) as (_, registry, log):
+            return await view_hosts(registry, log.state)
+
+    views = run(work)
+    if app.is_json:
+        print_json(views)
+        return
+    rows = [(v.name, v.state, v.site, v.labels, v.serves, len(v.instances)) for v in views]
+    print_table(("NAME", "STATE", "SITE", "LABELS", "SERVES", "INSTANCES"), rows)
+
+
+@host.command(epilog="Example: meshbridge host show vm1")
+@click.argument("name")
+@pass_app
+def show(app: App, name: str) -> None:
+    """Show one host: its record, its enrolment, its instances, and refused uses of its tokens."""
+    from agents.estate import inspect
+    from agents.operator_hosts import refusals_of, view_host
+    from inventory.names import parse_host
+
+    canonical = parse_host(name)
+
+    async def work() -> tuple[HostView, list[Refusal]]:
+        async with inspect(app.home) as (_, registry, log):
+            view = await view_host(registry, log.state, canonical)
+            return view, await refusals_of(registry, log.state, canonical)
+
+    view, refusals = run(work)
+    if app.is_json:
+        import msgspec
+
+        print_json({**msgspec.to_builtins(view), "refusals": refusals})
+        return
+    fields = {name: getattr(view, name) for name in view.__struct_fields__ if name != "instances"}
+    times = {name: moment(fields[name]) for name in ("enrolled_at", "token_expires_at")}
+    print_fields({**fields, **times})
+    if view.instances:
+        click.echo()
+        rows = [(i.service, i.target, i.port, i.check or "tcp", i.draining or "") for i in view.instances]
+        print_table(("SERVICE", "TARGET", "PORT", "CHECK", "DRAINING"), rows)
+    if refusals:
+        click.echo()
+        print_table(("REFUSED AT", "FROM", "WHY"), [(moment(r.at), r.source, r.reason) for r in refusals])
+
+
+@host.command(epilog="Example: meshbridge host drain vm1 --deadline 5m --reason 'kernel update'")
+@click.argument("name")
+@click.option("--deadline", type=duration, default="10m", show_default=True, metavar="DURATION")
+@click.option("--reason", default="drained by an operator", show_default=True)
+@pass_app
+def drain(app: App, name: str, deadline: float, reason: str) -> int:
+    """Take the host NAME out of service: no new streams, live ones may end until the deadline, then are cut.
+
+    Exit code 0 only if none had to be cut.
+    """
+    from agents.draining import drain_and_wait
+    from inventory.names import parse_host
+
+    canonical = parse_host(name)
+    cut = run(lambda: drain_and_wait(app.home, canonical, deadline=deadline, reason=reason, say=words))
+    if app.is_json:
+        print_json({"host": canonical, "cut": cut})
+    words(f"{canonical} is drained" if not cut else f"{canonical} is drained; streams cut at the deadline: {cut}")
+    return 1 if cut else 0
+
+
+@host.command(epilog="Example: meshbridge host resume vm1")
+@click.argument("name")
+@pass_app
+def resume(app: App, name: str) -> None:
+    """Put the host NAME back into service."""
+    from agents.estate import operate
+    from agents.operator_hosts import resume_host
+    from inventory.names import parse_host
+
+    canonical = parse_host(name)
+
+    async def work() -> bool:
+        async with operate(app.home) as operator:
+            return await resume_host(operator, canonical)
+
+    words(f"{canonical} is back in service" if run(work) else f"{canonical} was not draining")
+
+
+@host.command(epilog="Example: meshbridge host revoke vm1 --reason 'disk was stolen'")
+@click.argument("name")
+@click.option("--reason", default="revoked by an operator", show_default=True)
+@pass_app
+def revoke(app: App, name: str, reason: str) -> None:
+    """Refuse the host NAME and its keys from now on; its live streams are cut everywhere.
+
+    `host token NAME` lets it come back, with a new key.
+    """
+    from agents.estate import operate
+    from agents.operator_hosts import revoke_host
+    from inventory.names import parse_host
+
+    canonical = parse_host(name)
+
+    async def work() -> bool:
+        async with operate(app.home) as operator:
+            return await revoke_host(operator, canonical, reason)
+
+    words(f"{canonical} is revoked" if run(work) else f"{canonical} was revoked already")
+
+
+@host.command(epilog="Example: meshbridge host remove vm1")
+@click.argument("name")
+@pass_app
+def remove(app: App, name: str) -> None:
+    """Take the host NAME and the instances on it out of the estate.
+
+    Its key is not revoked: if the machine may be in other hands, revoke it first.
+    """
+    from agents.estate import operate
+    from agents.operator_hosts import remove_host
+    from inventory.names import parse_host
+
+    canonical = parse_host(name)
+
+    async def work() -> int:
+        async with operate(app.home) as operator:
+            return len(await remove_host(operator, canonical))
+
+    words(f"{canonical} is removed, and {run(work)} instances with it")

@@ -1,0 +1,69 @@
+"""I/O: `meshbridge init`: a new trust domain in this home."""
+
+from __future__ import annotations
+
+import click
+
+from cli.app import App, pass_app, run, words
+from cli.output import print_fields, print_json
+from cli.values import duration
+
+
+@click.command(epilog="Example: meshbridge init --domain corp.internal --gateway gw1=192.0.2.1:7443")
+@click.option("--domain", required=True, metavar="TD", help="The trust domain, like corp.internal.")
+@click.option("--gateway", required=True, metavar="NAME=ADDR:PORT", help="The first gateway, as others dial it.")
+@click.option("--listen", metavar="ADDR:PORT", help="What the gateway binds.  [default: its address]")
+@click.option("--namespace", default="bridge.internal", show_default=True, help="What service names end in.")
+@click.option("--operator", metavar="NAME", help="Your name in the audit trail.  [default: your user name]")
+@click.option("--certificate-lifetime", type=duration, default="24h", show_default=True, metavar="DURATION")
+@pass_app
+def init(
+    app: App,
+    domain: str,
+    gateway: str,
+    listen: str | None,
+    namespace: str,
+    operator: str | None,
+    certificate_lifetime: float,
+) -> None:
+    """Make a trust domain here: operator key, root, issuer, registry, first gateway.
+
+    The home is made whole or not at all. Keep a copy of operator.key and root.key somewhere safe.
+    """
+    from agents import bootstrap
+    from agents.estate import Home
+
+    estate = bootstrap.new_estate(
+        domain=domain,
+        gateway=gateway,
+        operator_name=operator or _user_name(),
+        namespace=namespace,
+        listen=listen,
+        certificate_lifetime=certificate_lifetime,
+    )
+    config = run(lambda: bootstrap.init(app.home, estate))
+    made = {
+        "trust_domain": config.trust_domain,
+        "namespace": estate.namespace,
+        "genesis": config.genesis,
+        "gateway": config.name,
+        "address": estate.address,
+        "listen": config.listen,
+        "home": str(app.home),
+    }
+    if app.is_json:
+        print_json(made)
+    else:
+        print_fields(made)
+    words(f"keep copies of {Home(app.home).operator_key} and {Home(app.home).root_key} offline")
+    words(f"next: meshbridge --home {app.home} gateway run")
+
+
+def _user_name() -> str:
+    import os
+    import pwd
+
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return f"user {os.geteuid()}"

@@ -1,0 +1,177 @@
+"""I/O: `meshbridge service`: instances of services, from the operator's home."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from cli.app import App, pass_app, run, words
+from cli.output import print_json, print_table
+from cli.values import parse_labels
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from agents.estate import Operator
+    from inventory.model import Instance
+
+    Change = Callable[[Operator, str, str | None], Awaitable[list[Instance]]]
+
+host_option = click.option("--host", "host_name", metavar="H", help="Only what is on this host.")
+
+
+@click.group()
+def service() -> None:
+    """Services: place and remove instances."""
+
+
+@service.command(epilog="Example: meshbridge service add web --host vm1 --target 127.0.0.1:9000 --port 80")
+@click.argument("name")
+@click.option("--host", "host_name", required=True, metavar="H", help="The host that serves it.")
+@click.option("--target", required=True, metavar="ADDR:PORT", help="Where it listens, seen from that host.")
+@click.option("--port", metavar="N", help="Its port in the namespace.  [default: the target's]")
+@click.option("--check", metavar="SPEC", help="How its health is found out, like http:/health.  [default: tcp]")
+@click.option("--weight", type=click.IntRange(1, 1000), default=1, show_default=True, help="Its share of streams.")
+@click.option("--label", "labels", multiple=True, metavar="K=V", help="What policy may say about it; may be repeated.")
+@pass_app
+def add(
+    app: App,
+    name: str,
+    host_name: str,
+    target: str,
+    port: str | None,
+    check: str | None,
+    weight: int,
+    labels: tuple[str, ...],
+) -> None:
+    """Place an instance of the service NAME on a host; several instances are balanced.
+
+    Adding the same target again replaces what was said about it, and ends a drain of it.
+    """
+    from agents.estate import operate
+    from agents.operator_services import add_service
+    from inventory.endpoints import parse_port, parse_target
+    from inventory.model import Instance
+    from inventory.names import parse_host, parse_service
+
+    endpoint = parse_target(target)
+    instance = Instance(
+        service=parse_service(name),
+        host=parse_host(host_name),
+        target=str(endpoint),
+        port=parse_port(port) if port is not None else endpoint.port,
+        check=check,
+        weight=weight,
+        labels=parse_labels(labels),
+    )
+
+    async def work() -> bool:
+        async with operate(app.home) as operator:
+            return await add_service(operator, instance)
+
+    is_news = run(work)
+    if app.is_json:
+        print_json({"id": instance.id, "changed": is_news})
+    words(f"{instance.id} is placed at port {instance.port}" if is_news else f"{instance.id} is as it was")
+
+
+@service.command("list", epilog="Example: meshbridge service list --host vm1")
+@host_option
+@pass_app
+def list_services(app: App, host_name: str | None) -> None:
+    """List the instances that operators placed."""
+    from agents.estate import inspect
+    from inventory.names import parse_host
+
+    wanted = parse_host(host_name) if host_name is not None else None
+
+    async def work() -> list[Instance]:
+        async with inspect(app.home) as (_, _, log):
+            return [i for _, i in sorted(log.state.instances.items()) if wanted in (None, i.host)]
+
+    _print_instances(app, run(work))
+
+
+@service.command(epilog="Example: meshbridge service show web")
+@click.argument("name")
+@pass_app
+def show(app: App, name: str) -> None:
+    """Show the instances of the service NAME."""
+    from agents.estate import inspect
+    from agents.operator_services import known_instances
+    from inventory.names import parse_service
+
+    canonical = parse_service(name)
+
+    async def work() -> list[Instance]:
+        async with inspect(app.home) as (_, _, log):
+            return known_instances(log.state, canonical)
+
+    _print_instances(app, run(work))
+
+
+def _print_instances(app: App, instances: list[Instance]) -> None:
+    if app.is_json:
+        print_json([_as_json(instance) for instance in instances])
+        return
+    rows = [
+        (i.service, i.host, i.target, i.port, i.check or "tcp", i.weight, i.labels, i.draining or "") for i in instances
+    ]
+    print_table(("SERVICE", "HOST", "TARGET", "PORT", "CHECK", "WEIGHT", "LABELS", "DRAINING"), rows)
+
+
+def _as_json(instance: Instance) -> dict[str, object]:
+    """Every field, defaults included, so that a script finds them always."""
+    return {"id": instance.id, **{name: getattr(instance, name) for name in instance.__struct_fields__}}
+
+
+@service.command(epilog="Example: meshbridge service drain web --host vm1 --reason 'new version'")
+@click.argument("name")
+@host_option
+@click.option("--reason", default="drained by an operator", show_default=True)
+@pass_app
+def drain(app: App, name: str, host_name: str | None, reason: str) -> None:
+    """No new streams go to the instances of NAME; live ones go on. `service resume` ends it."""
+    from agents.operator_services import drain_service
+
+    touched = _change(app, name, host_name, lambda o, s, h: drain_service(o, s, host=h, reason=reason))
+    words(f"draining: {', '.join(i.id for i in touched)}")
+
+
+@service.command(epilog="Example: meshbridge service resume web")
+@click.argument("name")
+@host_option
+@pass_app
+def resume(app: App, name: str, host_name: str | None) -> None:
+    """Put the instances of NAME back into service."""
+    from agents.operator_services import resume_service
+
+    touched = _change(app, name, host_name, lambda o, s, h: resume_service(o, s, host=h))
+    words(f"in service: {', '.join(i.id for i in touched)}")
+
+
+@service.command(epilog="Example: meshbridge service remove web --host vm1")
+@click.argument("name")
+@host_option
+@pass_app
+def remove(app: App, name: str, host_name: str | None) -> None:
+    """Take the instances of NAME out of the estate."""
+    from agents.operator_services import remove_service
+
+    touched = _change(app, name, host_name, lambda o, s, h: remove_service(o, s, host=h))
+    words(f"removed: {', '.join(i.id for i in touched)}")
+
+
+def _change(app: App, name: str, host_name: str | None, change: Change) -> list[Instance]:
+    from agents.estate import operate
+    from inventory.names import parse_host, parse_service
+
+    canonical = parse_service(name)
+    host = parse_host(host_name) if host_name is not None else None
+
+    async def work() -> list[Instance]:
+        async with operate(app.home) as operator:
+            return await change(operator, canonical, host)
+
+    return run(work)
