@@ -94,7 +94,7 @@ class GatewayAgent(Node):
         now = trio.current_time()
         self._leases = {host: now + limits.LEASE for host, p in self.snapshot.presence.items() if p.online}
         await self._tell_worker()
-        await self.worker.listen(m.ListenTunnels(), listen_on(self.config.listen or self._own_address()))
+        await self.worker.listen(m.ListenTunnels(), await listen_on(self.config.listen or self._own_address()))
         nursery.start_soon(self._follow_registry)
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._end_leases)
@@ -213,6 +213,7 @@ class GatewayAgent(Node):
         changes: dict[str, Any] = {"presence": presence, "reported": reported, "health": health}
         given = {name: value for name, value in changes.items() if value is not None}
         self.snapshot = self.snapshot.evolved(**given, revision=self.snapshot.revision + 1)
+        self.count_instances(self.snapshot)
         self._control.publish()
         self._save.ask()
 
@@ -304,6 +305,20 @@ class GatewayAgent(Node):
             sock.close()
         if not told:
             self._paths.ended(joined.id)
+
+    async def before_drain(self) -> None:
+        self._paths.close("the gateway is draining")
+        await self._control.say_draining("shutting down")
+
+    async def busy(self) -> int:
+        """Paths that still carry somebody's streams: the ends leave the others as soon as they are told to."""
+        return len(self._paths.joined)
+
+    async def cut_remaining(self, reason: str) -> int:
+        cut = list(self._paths.joined)
+        for path_id in cut:
+            await self.worker.tell(m.Unjoin(id=path_id, reason=reason))
+        return len(cut)
 
     def worker_started(self) -> None:
         self._paths.forget_joined()

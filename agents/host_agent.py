@@ -48,7 +48,6 @@ from inventory.names import parse_service_name
 log = structlog.get_logger()
 
 DNS_PORT = 5300
-_PROBLEM_RETRY = 10.0
 
 
 class HostAgent(Node):
@@ -87,7 +86,7 @@ class HostAgent(Node):
 
     async def start(self, nursery: trio.Nursery) -> None:
         if self.config.listen:
-            await self.worker.listen(m.ListenTunnels(), listen_on(self.config.listen))
+            await self.worker.listen(m.ListenTunnels(), await listen_on(self.config.listen))
         await self._publish()
         nursery.start_soon(self._checker.run)
         nursery.start_soon(self._apply_changes)
@@ -159,6 +158,7 @@ class HostAgent(Node):
         )
         if self._hosts_file is not None and self.namespace.zone is not None:
             await self._write_hosts(self._hosts_file)
+        self.count_instances(mine)
         for link in self._links.values():
             link.report_changed()
 
@@ -189,8 +189,10 @@ class HostAgent(Node):
                 self._alarms["save"] = f"what is known is not saved: {exc}"
 
     async def _retry_problems(self) -> None:
+        delay = limits.BIND_RETRY_FIRST
         while True:
-            await trio.sleep(_PROBLEM_RETRY)
+            await trio.sleep(delay)
+            delay = min(2 * delay, limits.BIND_RETRY_MAX)
             await self.namespace.retry_problems(self.snapshot)
 
     # --- gateways -------------------------------------------------------------------------------------------------
@@ -227,6 +229,9 @@ class HostAgent(Node):
             await self.worker.tell(
                 m.DialBack(peer=message.peer, gateway=gateway, address=known.address, ticket=message.ticket)
             )
+
+    async def gateway_draining(self, gateway: str) -> None:
+        await self.worker.tell(m.LeaveGateway(gateway=gateway))
 
     def link_changed(self) -> None:
         pass
@@ -305,7 +310,8 @@ class HostAgent(Node):
         presence = self.snapshot.presence.get(peer)
         near = presence.gateways if presence is not None else ()
         links = sorted(
-            (link for link in self._links.values() if link.connected), key=lambda link: link.gateway not in near
+            (link for link in self._links.values() if link.connected and not link.draining),
+            key=lambda link: link.gateway not in near,
         )
         reasons = []
         for link in links:
@@ -387,6 +393,9 @@ class HostAgent(Node):
                     "address": gateway.address,
                     "state": "connected" if (link := self._links.get(name)) and link.connected else "away",
                     "reason": link.last_error if link else "",
+                    "clock_ahead_seconds": round(link.clock_difference, 1)
+                    if link and link.clock_difference is not None
+                    else None,
                 }
                 for name, gateway in sorted(snapshot.authority.gateways.items())
             ],

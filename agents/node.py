@@ -6,6 +6,7 @@ A node reads its home, starts its data worker, then serves until told to drain. 
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import time
@@ -30,8 +31,10 @@ from bridge.errors import clock as clock_words
 from bridge.flow_log import FlowLog
 from bridge.flows import Flow
 from bridge.identity.identity_file import Identity, load_identity
+from bridge.counters import InstanceState
 from bridge.metrics import LiveMetrics, Metrics, NoMetrics
 from bridge.metrics_server import Pages, serve_metrics
+from bridge.ports import holder_of
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import MeshError, Unavailable
 from inventory.names import SpiffeId
@@ -90,6 +93,14 @@ class Node:
     async def before_drain(self) -> None:
         """Tell others that no new streams should come."""
 
+    async def busy(self) -> int:
+        """How much is still under way, while draining."""
+        return len(await self.live_streams())
+
+    async def cut_remaining(self, reason: str) -> int:
+        """End what is still under way; how much it was."""
+        return len(await self.cut_streams(reason))
+
     def worker_started(self) -> None:
         """A (new) data worker has been told everything."""
 
@@ -147,13 +158,13 @@ class Node:
             await self.before_drain()
             await self.worker.know(m.Drain(reason="shutting down"))
             while not self.lifecycle.stopping.is_set():
-                if not await self.live_streams():
+                if not await self.busy():
                     return 0
                 with trio.move_on_after(limits.DRAIN_POLL):
                     await self.lifecycle.stopping.wait()
-        cut = await self.cut_streams("the drain deadline has passed")
+        cut = await self.cut_remaining("the drain deadline has passed")
         if cut:
-            log.warning("streams were cut at shutdown", count=len(cut))
+            log.warning("cut at shutdown", count=cut)
         return 1 if cut else 0
 
     async def _serve_metrics(self, nursery: trio.Nursery, endpoint: Endpoint) -> None:
@@ -235,6 +246,15 @@ class Node:
         self._stream_lists.pop(number, None)
         raise Unavailable("the data worker does not answer", hint="see the agent's log")
 
+    def count_instances(self, snapshot: Snapshot) -> None:
+        """Instances by service and state, for metrics."""
+        counts: dict[tuple[str, InstanceState], int] = {}
+        for service in snapshot.services.values():
+            for instance in service.instances:
+                state: InstanceState = "draining" if instance.draining else snapshot.health_of(instance).state
+                counts[service.name, state] = counts.get((service.name, state), 0) + 1
+        self.metrics.instances(counts)
+
     # --- the admin socket -----------------------------------------------------------------------------------------
 
     async def _admin(self, connection: AdminConnection, command: str, arguments: dict[str, Any]) -> Any:
@@ -297,22 +317,26 @@ def _flow_dict(flow: Flow) -> dict[str, Any]:
     return {name: getattr(flow, name) for name in flow.__struct_fields__}
 
 
-def listen_on(text: str) -> socket.socket:
-    """A listening TCP socket on `ADDR:PORT`. Raises Unavailable naming who holds the port."""
-    from bridge.ports import holder_of
+async def listen_on(text: str) -> socket.socket:
+    """A listening TCP socket on `ADDR:PORT`. The worker of an agent that was just killed may hold the port for a moment
+    longer, so it is tried for BIND_PATIENCE.
 
+    Raises:
+        Unavailable: it cannot be had; names who holds it, where that can be found out.
+    """
     endpoint = parse_endpoint(text, zero_ok=True)
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
-    sock = socket.socket(family)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind((endpoint.host, endpoint.port))
-        sock.listen(_BACKLOG)
-    except OSError as exc:
-        sock.close()
-        holder = holder_of(endpoint.host, endpoint.port, "tcp")
-        held = f" (held by {holder})" if holder else ""
-        raise Unavailable(
-            f"{text} cannot be listened on: {exc.strerror}{held}", hint="free the port or choose another"
-        ) from None
-    return sock
+    deadline = trio.current_time() + limits.BIND_PATIENCE
+    while True:
+        sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((endpoint.host, endpoint.port))
+            sock.listen(_BACKLOG)
+            return sock
+        except OSError as exc:
+            sock.close()
+            if exc.errno != errno.EADDRINUSE or trio.current_time() > deadline:
+                holder = holder_of(endpoint.host, endpoint.port, "tcp")
+                what = f"{text} cannot be listened on: {exc.strerror}" + (f" (held by {holder})" if holder else "")
+                raise Unavailable(what, hint="free the port or choose another") from None
+        await trio.sleep(limits.BIND_RETRY_FIRST / 10)

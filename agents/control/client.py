@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar
 import structlog
 import trio
 
+from agents import clock
 from agents.backoff import Backoff
 from agents.control import messages as m
 from agents.control.channel import ControlChannel, ControlEnded
@@ -42,6 +43,7 @@ class LinkOwner(Protocol):
     async def dial_back(self, gateway: str, message: m.DialBack) -> None: ...
     async def live_streams(self) -> tuple[Flow, ...]: ...
     async def cut_streams(self, reason: str) -> tuple[Flow, ...]: ...
+    async def gateway_draining(self, gateway: str) -> None: ...
     def link_changed(self) -> None: ...
 
 
@@ -57,7 +59,9 @@ class GatewayLink:
         self.connected = False
         self.since = 0.0
         self.last_error = "not tried yet"
-        self.gateway_clock: float | None = None
+        self.draining = False
+        self.clock_difference: float | None = None
+        """Seconds by which the gateway's clock was ahead of ours when it said welcome."""
         self._owner = owner
         self._connect = connect
         self._channel: ControlChannel[m.FromHost, m.FromGateway] | None = None
@@ -119,7 +123,8 @@ class GatewayLink:
                 raise PeerError("the gateway did not say welcome")
             self._channel, self.connected = channel, True
             self.since = trio.current_time()
-            self.gateway_clock = welcome.now
+            self.clock_difference = welcome.now - clock.now()
+            self.draining = False
             self.last_error = ""
             self._owner.link_changed()
             async with trio.open_nursery() as nursery:
@@ -159,6 +164,9 @@ class GatewayLink:
                 nursery.start_soon(self._streams, channel, message)
             case m.Cut():
                 nursery.start_soon(self._cut, channel, message)
+            case m.Draining():
+                self.draining = True
+                await self._owner.gateway_draining(self.gateway)
             case m.Welcome():
                 raise PeerError("welcome twice")
 

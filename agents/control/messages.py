@@ -131,5 +131,11 @@ class Cut(Message, frozen=True, kw_only=True, tag="cut"):
     reason: str
 
 
+class Draining(Message, frozen=True, kw_only=True, tag="draining"):
+    """I am about to end: ask others for paths, and leave those that run through me when their streams have ended."""
+
+    reason: str
+
+
 FromHost = Hello | Report | Flows | Renew | PathWanted | Streams
-FromGateway = Welcome | Update | Renewed | PathOffered | PathRefused | DialBack | StreamsWanted | Cut
+FromGateway = Welcome | Update | Renewed | PathOffered | PathRefused | DialBack | StreamsWanted | Cut | Draining

@@ -49,6 +49,7 @@ class Paths:
         self._key = secrets.token_bytes(32)
         self._offered: dict[int, _Path] = {}
         self._next = 1
+        self._closed: str | None = None
         self.joined: dict[int, tuple[str, str]] = {}
 
     def offer(self, a: str, b: str) -> tuple[str, str]:
@@ -58,12 +59,18 @@ class Paths:
             PeerError: too many paths already.
         """
         self._forget_late()
+        if self._closed is not None:
+            raise PeerError(self._closed)
         if len(self._offered) + len(self.joined) >= limits.SPLICES_MAX:
             raise PeerError(f"the gateway already carries {limits.SPLICES_MAX} paths")
         path = _Path(self._next, a, b, trio.current_time() + limits.TICKET_LIFETIME)
         self._next += 1
         self._offered[path.id] = path
         return self._ticket(path.id, b"a"), self._ticket(path.id, b"b")
+
+    def close(self, reason: str) -> None:
+        """Offer no more paths; those that are offered or joined go on."""
+        self._closed = reason
 
     def _ticket(self, path_id: int, side: bytes) -> str:
         plain = path_id.to_bytes(8, "big") + side

@@ -88,6 +88,12 @@ class ControlServer:
         if session is not None:
             session.scope.cancel()
 
+    async def say_draining(self, reason: str) -> None:
+        """Tell every host to go elsewhere."""
+        for session in list(self._sessions.values()):
+            with contextlib.suppress(ControlEnded):
+                await session.channel.send(m.Draining(reason=reason))
+
     # --- one session ----------------------------------------------------------------------------------------------
 
     async def serve(self, sock: socket.socket, host: str, key: str, remote: str) -> None:

@@ -183,6 +183,10 @@ class DataWorker:
                 self._shutting_down = message.reason
                 for tunnel in self.pool.all():
                     self.pool.retire(tunnel, f"draining: {message.reason}")
+            case m.LeaveGateway():
+                for tunnel in self.pool.all():
+                    if tunnel.via == message.gateway:
+                        self.pool.retire(tunnel, f"gateway {message.gateway} is draining")
             case m.CutAll():
                 await self._cut_all(message)
             case m.ListStreams():

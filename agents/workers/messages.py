@@ -132,6 +132,12 @@ class Drain(Message, frozen=True, kw_only=True, tag="drain"):
     reason: str
 
 
+class LeaveGateway(Message, frozen=True, kw_only=True, tag="leave-gateway"):
+    """Open no new streams on tunnels through this gateway; they end with their last stream."""
+
+    gateway: str
+
+
 class CutAll(Message, frozen=True, kw_only=True, tag="cut-all"):
     id: int
     reason: str
@@ -241,6 +247,7 @@ ToWorker = (
     | Join
     | Unjoin
     | Drain
+    | LeaveGateway
     | CutAll
     | ListStreams
 )
