@@ -131,7 +131,7 @@ def _from_status(answer: dict[str, Any]) -> list[Finding]:
 
 
 def _clock_against(gateway: dict[str, Any]) -> list[Finding]:
-    offset = gateway.get("clock_offset")
+    offset = gateway.get("clock_ahead_seconds")
     if not isinstance(offset, (int, float)):
         return []
     text = f"{abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} gateway {gateway.get('name')}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import msgspec
 
@@ -16,12 +17,30 @@ from inventory.model import Instance
 from inventory.names import shown
 
 
-def known_instances(state: AuthorityState, service: str, host: str | None = None) -> list[Instance]:
+@dataclass(frozen=True, slots=True)
+class Which:
+    """Which instances of a service: all, those on one host, or the one at a target. Names are canonical."""
+
+    service: str
+    host: str | None = None
+    target: str | None = None
+
+    def __str__(self) -> str:
+        return self.service + (f" on {self.host}" if self.host else "") + (f" at {self.target}" if self.target else "")
+
+    def matches(self, instance: Instance) -> bool:
+        return (
+            instance.service == self.service
+            and self.host in (None, instance.host)
+            and self.target in (None, instance.target)
+        )
+
+
+def known_instances(state: AuthorityState, which: Which) -> list[Instance]:
     """The instances that operators placed, by id. Raises AnswerIsNo when there is none."""
-    found = [i for _, i in sorted(state.instances.items()) if i.service == service and host in (None, i.host)]
+    found = [i for _, i in sorted(state.instances.items()) if which.matches(i)]
     if not found:
-        where = f" on host {shown(host)[1:-1]}" if host else ""
-        raise AnswerIsNo(f"there is no service {shown(service)[1:-1]}{where}", hint="see `meshbridge service list`")
+        raise AnswerIsNo(f"there is no service {shown(str(which))[1:-1]}", hint="see `meshbridge service list`")
     return found
 
 
@@ -60,46 +79,43 @@ def _check_port(state: AuthorityState, instance: Instance) -> None:
 Change = Callable[[Instance], InstanceBody]
 
 
-async def drain_service(operator: Operator, service: str, *, host: str | None, reason: str) -> list[Instance]:
+async def drain_service(operator: Operator, which: Which, *, reason: str) -> list[Instance]:
     """No new streams go to these instances; them. Raises AnswerIsNo."""
     return await _each(
         operator,
-        service,
-        host,
+        which,
         change=lambda instance: InstanceBody(instance=msgspec.structs.replace(instance, draining=reason)),
-        message=f"service drain {service}: {reason}",
+        message=f"service drain {which}: {reason}",
     )
 
 
-async def resume_service(operator: Operator, service: str, *, host: str | None) -> list[Instance]:
+async def resume_service(operator: Operator, which: Which) -> list[Instance]:
     """The end of a drain. Raises AnswerIsNo."""
     return await _each(
         operator,
-        service,
-        host,
+        which,
         change=lambda instance: InstanceBody(instance=msgspec.structs.replace(instance, draining=None)),
-        message=f"service resume {service}",
+        message=f"service resume {which}",
     )
 
 
-async def remove_service(operator: Operator, service: str, *, host: str | None) -> list[Instance]:
+async def remove_service(operator: Operator, which: Which) -> list[Instance]:
     """Takes these instances out of the estate; them. Raises AnswerIsNo."""
     return await _each(
         operator,
-        service,
-        host,
+        which,
         change=lambda instance: InstanceBody(instance=instance, removed=True),
-        message=f"service remove {service}",
+        message=f"service remove {which}",
     )
 
 
-async def _each(operator: Operator, service: str, host: str | None, *, change: Change, message: str) -> list[Instance]:
+async def _each(operator: Operator, which: Which, *, change: Change, message: str) -> list[Instance]:
     touched: list[Instance] = []
 
     def decide(state: AuthorityState) -> list[Body]:
-        touched[:] = known_instances(state, service, host)
+        touched[:] = known_instances(state, which)
         bodies = [change(instance) for instance in touched]
         return [b for b, before in zip(bodies, touched, strict=True) if b.removed or b.instance != before]
 
-    await operator.append(decide, message=message + (f" on {host}" if host else ""))
+    await operator.append(decide, message=message)
     return touched

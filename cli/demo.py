@@ -192,7 +192,9 @@ async def build(demo: Demo) -> str:
     for name, addresses in HOSTS.items():
         labels = ["--label", "role=shop"] if name == "web" else []
         token = await demo.command("op", "host", "add", name, *labels)
-        dialable = ["--listen", f"127.0.0.1:{web_port}", "--advertise", f"127.0.0.1:{web_port}"] if name == "web" else []
+        dialable = (
+            ["--listen", f"127.0.0.1:{web_port}", "--advertise", f"127.0.0.1:{web_port}"] if name == "web" else []
+        )
         await demo.command(name, "agent", "join", "-", "--addresses", addresses, *dialable, stdin=token)
     async with trio.open_nursery() as nursery:
         for name in HOSTS:
@@ -272,7 +274,17 @@ async def refused(demo: Demo) -> str:
     if done.returncode != 1:
         raise StepFailed(f"dial ended with {done.returncode}: {done.stderr.decode().strip()}")
     explained = await trio.run_process(
-        [sys.executable, "-m", "cli.main", "--home", str(demo.directory / "op"), "policy", "explain", "host:web", "ledger"],
+        [
+            sys.executable,
+            "-m",
+            "cli.main",
+            "--home",
+            str(demo.directory / "op"),
+            "policy",
+            "explain",
+            "host:web",
+            "ledger",
+        ],
         capture_stdout=True,
         capture_stderr=True,
         check=False,
@@ -394,10 +406,13 @@ async def run(keep: bool) -> bool:
     began = trio.current_time()
     async with estate(keep) as demo:
         for step in STEPS:
+            failure: list[str] = []
             try:
                 click.echo(f"ok    {await step(demo)}")
-            except StepFailed as exc:
-                click.echo(f"FAIL  {step.__name__.replace('_', ' ')}: {exc}")
+            except* StepFailed as group:
+                failure = [str(exc) for exc in group.exceptions]
+            if failure:
+                click.echo(f"FAIL  {step.__name__.replace('_', ' ')}: {failure[0]}")
                 return False
         click.echo(f"done in {trio.current_time() - began:.0f} s")
         if keep:

@@ -38,6 +38,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resolve": ("cli.names:resolve", "The address of a service on this host."),
     "dial": ("cli.names:dial", "Join stdin and stdout to a service."),
     "flows": ("cli.flows:flows", "The streams that this node carried."),
+    "demo": ("cli.demo:demo", "Show the whole thing on this machine, with real processes and traffic."),
 }
 """Name -> where it is, and its line in the help. A command's module is imported when the command is used."""
 

@@ -51,9 +51,9 @@ def text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
-        return f"{value:g}"
+        return f"{round(value, 3) + 0.0:.15g}"  # + 0.0: there is no minus zero for people
     if isinstance(value, Mapping):
-        return ", ".join(f"{text(k)}={text(v)}" for k, v in value.items())
+        return ", ".join(f"{text(k)}={text(v)}" for k, v in value.items() if text(v))
     if isinstance(value, (list, tuple)):
         return ", ".join(map(text, value))
     words = str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agents.estate import Operator
+    from agents.operator_services import Which
     from inventory.model import Instance
 
-    Change = Callable[[Operator, str, str | None], Awaitable[list[Instance]]]
+    Change = Callable[[Operator, Which], Awaitable[list[Instance]]]
 
 host_option = click.option("--host", "host_name", metavar="H", help="Only what is on this host.")
+target_option = click.option("--target", metavar="ADDR:PORT", help="Only the instance at this target.")
 
 
 @click.group()
@@ -99,14 +102,14 @@ def list_services(app: App, host_name: str | None) -> None:
 def show(app: App, name: str) -> None:
     """Show the instances of the service NAME."""
     from agents.estate import inspect
-    from agents.operator_services import known_instances
+    from agents.operator_services import Which, known_instances
     from inventory.names import parse_service
 
     canonical = parse_service(name)
 
     async def work() -> list[Instance]:
         async with inspect(app.home) as (_, _, log):
-            return known_instances(log.state, canonical)
+            return known_instances(log.state, Which(canonical))
 
     _print_instances(app, run(work))
 
@@ -129,49 +132,60 @@ def _as_json(instance: Instance) -> dict[str, object]:
 @service.command(epilog="Example: meshbridge service drain web --host vm1 --reason 'new version'")
 @click.argument("name")
 @host_option
+@target_option
 @click.option("--reason", default="drained by an operator", show_default=True)
 @pass_app
-def drain(app: App, name: str, host_name: str | None, reason: str) -> None:
+def drain(app: App, name: str, host_name: str | None, target: str | None, reason: str) -> None:
     """No new streams go to the instances of NAME; live ones go on. `service resume` ends it."""
     from agents.operator_services import drain_service
 
-    touched = _change(app, name, host_name, lambda o, s, h: drain_service(o, s, host=h, reason=reason))
+    touched = _change(app, _which(name, host_name, target), partial(drain_service, reason=reason))
     words(f"draining: {', '.join(i.id for i in touched)}")
 
 
 @service.command(epilog="Example: meshbridge service resume web")
 @click.argument("name")
 @host_option
+@target_option
 @pass_app
-def resume(app: App, name: str, host_name: str | None) -> None:
+def resume(app: App, name: str, host_name: str | None, target: str | None) -> None:
     """Put the instances of NAME back into service."""
     from agents.operator_services import resume_service
 
-    touched = _change(app, name, host_name, lambda o, s, h: resume_service(o, s, host=h))
+    touched = _change(app, _which(name, host_name, target), resume_service)
     words(f"in service: {', '.join(i.id for i in touched)}")
 
 
-@service.command(epilog="Example: meshbridge service remove web --host vm1")
+@service.command(epilog="Example: meshbridge service remove web --host vm1 --target 127.0.0.1:9000")
 @click.argument("name")
 @host_option
+@target_option
 @pass_app
-def remove(app: App, name: str, host_name: str | None) -> None:
+def remove(app: App, name: str, host_name: str | None, target: str | None) -> None:
     """Take the instances of NAME out of the estate."""
     from agents.operator_services import remove_service
 
-    touched = _change(app, name, host_name, lambda o, s, h: remove_service(o, s, host=h))
+    touched = _change(app, _which(name, host_name, target), remove_service)
     words(f"removed: {', '.join(i.id for i in touched)}")
 
 
-def _change(app: App, name: str, host_name: str | None, change: Change) -> list[Instance]:
-    from agents.estate import operate
+def _which(name: str, host_name: str | None, target: str | None) -> Which:
+    from agents.operator_services import Which
+    from inventory.endpoints import parse_target
     from inventory.names import parse_host, parse_service
 
-    canonical = parse_service(name)
-    host = parse_host(host_name) if host_name is not None else None
+    return Which(
+        parse_service(name),
+        parse_host(host_name) if host_name is not None else None,
+        str(parse_target(target)) if target is not None else None,
+    )
+
+
+def _change(app: App, which: Which, change: Change) -> list[Instance]:
+    from agents.estate import operate
 
     async def work() -> list[Instance]:
         async with operate(app.home) as operator:
-            return await change(operator, canonical, host)
+            return await change(operator, which)
 
     return run(work)

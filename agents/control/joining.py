@@ -8,8 +8,10 @@ name and key. domain.json is written last; until then the home is not joined.
 
 from __future__ import annotations
 
+import os
 import random
-from collections.abc import Callable
+import socket
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -72,8 +74,30 @@ class _Pending(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return f"_Pending({self.invite!r})"
 
 
+async def dial_tcp(host: str, port: int) -> trio.abc.Stream:
+    """A connection within DIAL_TIMEOUT. Raises Unavailable."""
+    try:
+        with trio.fail_after(limits.DIAL_TIMEOUT):
+            return await trio.open_tcp_stream(host, port)
+    except trio.TooSlowError:
+        raise Unavailable(f"no answer within {limits.DIAL_TIMEOUT:.0f} s") from None
+    except OSError as exc:
+        # A name that does not resolve has no errno of the system's, and trio puts the address into strerror.
+        known = exc.errno is not None and not isinstance(exc, socket.gaierror)
+        raise Unavailable(os.strerror(exc.errno or 0).lower() if known else "its name cannot be resolved") from None
+
+
+Dial = Callable[[str, int], Awaitable[trio.abc.Stream]]
+
+
 async def join(
-    token_text: str, home: Path, options: JoinOptions, *, version: str, say: Callable[[str], None] = lambda _: None
+    token_text: str,
+    home: Path,
+    options: JoinOptions,
+    *,
+    version: str,
+    say: Callable[[str], None] = lambda _: None,
+    dial: Dial = dial_tcp,
 ) -> HomeConfig:
     """Enrols this home's node.
 
@@ -81,6 +105,7 @@ async def join(
         token_text: as `host add` printed it.
         version: of this program, for the gateway's log.
         say: told in words what is waited for.
+        dial: how a gateway is connected to.
 
     Raises:
         InputError: the token or an option cannot be used, or the home belongs to another node.
@@ -93,7 +118,7 @@ async def join(
     make_home(home)
     with lock_home(home):
         key = _pending_key(home, token, before)
-        enrolled, start = await _enrol_somewhere(token, key, version, say)
+        enrolled, start = await _Applicant(token, key, version, dial).enrol(say)
         _complete(home, config, key, enrolled=enrolled, start=start)
     return config
 
@@ -164,58 +189,52 @@ def _pending_key(home: Path, token: Token, before: HomeConfig | None) -> Private
     return key
 
 
-async def _enrol_somewhere(
-    token: Token, key: PrivateKey, version: str, say: Callable[[str], None]
-) -> tuple[Enrolled, Slice]:
-    """Every gateway of the token in turn, and all again for a while when none answers."""
-    backoff = Backoff(rng=random.Random(), maximum=2.0)
-    deadline = trio.current_time() + limits.ENROLMENT_PATIENCE
-    while True:
-        reasons, foreign = [], 0
-        for name, address in token.gateways:
-            try:
-                return await _enrol_at(token, address, key, version)
-            except (PeerError, Unavailable, AuthorityError) as exc:
-                reasons.append(f"gateway {name} at {address}: {exc.what}")
-                foreign += isinstance(exc, AuthorityError)
-        if foreign == len(token.gateways):
-            raise InputError("; ".join(reasons), hint="is the token of this estate, and is something in between?")
-        delay = backoff.next()
-        if trio.current_time() + delay >= deadline:
-            hint = "is the gateway running, and does a firewall let this machine reach it?"
-            raise Unavailable("no gateway could enrol this host: " + "; ".join(reasons), hint=hint)
-        say(f"waiting for a gateway ({reasons[0]})")
-        await trio.sleep(delay)
+@dataclass(frozen=True, slots=True)
+class _Applicant:
+    """One node that wants in: what it says is the same at every gateway."""
 
+    token: Token
+    key: PrivateKey
+    version: str
+    dial: Dial
 
-async def _enrol_at(token: Token, address: str, key: PrivateKey, version: str) -> tuple[Enrolled, Slice]:
-    """Both connections to one gateway.
+    async def enrol(self, say: Callable[[str], None]) -> tuple[Enrolled, Slice]:
+        """Every gateway of the token in turn, and all again for a while when none answers."""
+        backoff = Backoff(rng=random.Random(), maximum=2.0)
+        deadline = trio.current_time() + limits.ENROLMENT_PATIENCE
+        while True:
+            reasons, foreign = [], 0
+            for name, address in self.token.gateways:
+                try:
+                    return await self._enrol_at(address)
+                except (PeerError, Unavailable, AuthorityError) as exc:
+                    reasons.append(f"gateway {name} at {address}: {exc.what}")
+                    foreign += isinstance(exc, AuthorityError)
+            if foreign == len(self.token.gateways):
+                raise InputError("; ".join(reasons), hint="is the token of this estate, and is something in between?")
+            delay = backoff.next()
+            if trio.current_time() + delay >= deadline:
+                hint = "is the gateway running, and does a firewall let this machine reach it?"
+                raise Unavailable("no gateway could enrol this host: " + "; ".join(reasons), hint=hint)
+            say(f"waiting for a gateway ({reasons[0]})")
+            await trio.sleep(delay)
 
-    Raises:
-        AnswerIsNo: it refused.
-        AuthorityError: it is not of the token's trust domain.
-        PeerError, Unavailable: it cannot be talked to.
-    """
-    endpoint = parse_endpoint(address)
-    with trio.move_on_after(2 * limits.PREAUTH_TIMEOUT):
-        async with await _dial(endpoint.host, endpoint.port) as stream:
-            start = await fetch_genesis(stream, token)
-        async with await _dial(endpoint.host, endpoint.port) as stream:
-            return await ask(stream, token, start, key=key, version=version), start
-    raise Unavailable(f"it did not answer within {2 * limits.PREAUTH_TIMEOUT:.0f} s")
+    async def _enrol_at(self, address: str) -> tuple[Enrolled, Slice]:
+        """Both connections to one gateway.
 
-
-async def _dial(host: str, port: int) -> trio.SocketStream:
-    try:
-        with trio.fail_after(limits.DIAL_TIMEOUT):
-            return await trio.open_tcp_stream(host, port)
-    except trio.TooSlowError:
-        raise Unavailable(f"no answer within {limits.DIAL_TIMEOUT:.0f} s") from None
-    except OSError as exc:
-        cause: BaseException = exc
-        while isinstance(cause.__cause__, BaseExceptionGroup) and cause.__cause__.exceptions:
-            cause = cause.__cause__.exceptions[0]
-        raise Unavailable(getattr(cause, "strerror", None) or str(cause)) from None
+        Raises:
+            AnswerIsNo: it refused.
+            AuthorityError: it is not of the token's trust domain.
+            PeerError, Unavailable: it cannot be talked to.
+        """
+        endpoint = parse_endpoint(address)
+        patience = 2 * limits.PREAUTH_TIMEOUT
+        with trio.move_on_after(patience):
+            async with await self.dial(endpoint.host, endpoint.port) as stream:
+                start = await fetch_genesis(stream, self.token)
+            async with await self.dial(endpoint.host, endpoint.port) as stream:
+                return await ask(stream, self.token, start, key=self.key, version=self.version), start
+        raise Unavailable(f"it did not answer within {patience:.0f} s")
 
 
 async def fetch_genesis(stream: trio.abc.Stream, token: Token) -> Slice:
