@@ -224,5 +224,7 @@ class Estate:
         with contextlib.ExitStack() as stack:
             for holder in self._reserved:
                 stack.callback(holder.close)
-            for process in self._started:  # a stack: the last one started ends first
+            for process in self._started:
                 stack.callback(process.end)
+            for process in reversed(self._started):  # all at once: each takes a moment to say goodbye
+                process.ask_to_end()

@@ -98,6 +98,7 @@ class RunningProcess:
             errors="backslashreplace",
             start_new_session=True,
         )
+        self._asked = False
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         self.stdout = Output(self._process.stdout, logs / f"{name}.out")
@@ -134,11 +135,18 @@ class RunningProcess:
         self.signal(signal.SIGKILL)
         self.wait(STOP_TIMEOUT)
 
-    def end(self) -> None:
-        """Ends it and whatever it left in its group; never raises."""
+    def ask_to_end(self) -> None:
+        """SIGTERM, without waiting."""
         if self.running:
             self.signal(signal.SIGTERM)
             self.signal(signal.SIGCONT)  # a test may have stopped it
+        self._asked = True
+
+    def end(self) -> None:
+        """Ends it and whatever it left in its group; never raises."""
+        if not self._asked:  # a second SIGTERM means "now"
+            self.ask_to_end()
+        if self.running:
             try:
                 self.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
