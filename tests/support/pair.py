@@ -1,8 +1,4 @@
-"""I/O: the smallest estate that moves bytes: a gateway, `vm1` that serves, `vm2` that calls; and waits for its states.
-
-    pair = start_pair(estate, {"echo": backend.target}, direct=True)
-    sock = pair.connect("echo")
-"""
+"""I/O: the smallest estate that moves bytes: a gateway, `vm1` that serves, `vm2` that calls; and waits for its states."""
 
 from __future__ import annotations
 
