@@ -68,8 +68,8 @@ class Namespace:
     async def sync(self, snapshot: Snapshot) -> None:
         """Bring addresses, listeners and zone in line with what is visible now."""
         async with self._syncing:
-            self.names = visible_names(snapshot)
-            book = self.book.assign(self.names)
+            names = visible_names(snapshot)
+            book = self.book.assign(names)
             if book is not self.book:
                 self.book = book
                 try:
@@ -78,20 +78,23 @@ class Namespace:
                     log.error("addresses are not remembered", reason=str(exc), hint=exc.hint)
             wanted = {
                 (book.assigned[name], port): service
-                for name, (service, port) in self.names.items()
+                for name, (service, port) in names.items()
                 if name in book.assigned
             }
-            for place in [place for place in self._bound if place not in wanted]:
+            # An address may have gone from one service to another.
+            for place in [place for place, service in self._bound.items() if wanted.get(place) != service]:
                 del self._bound[place]
                 await self._unlisten(*place)
             self.problems = {place: why for place, why in self.problems.items() if place in wanted}
             for place, service in wanted.items():
                 if place not in self._bound:
                     await self._bind(place, service)
+            # Only now: nobody is given an address at which nothing listens yet.
+            self.names = names
             self.zone = Zone(
                 domain=snapshot.authority.namespace or "bridge.internal",
                 book=book,
-                ports={name: port for name, (_, port) in self.names.items()},
+                ports={name: port for name, (_, port) in names.items()},
                 server=book.server_address,
                 serial=max(1, snapshot.revision % 2**32),
             )
