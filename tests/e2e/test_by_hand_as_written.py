@@ -67,6 +67,7 @@ def follow(person: Person, slice_: str) -> None:
         assert took < MINUTE
 
 
+@pytest.mark.slow
 def test_the_commands_work_as_written(estate: Estate) -> None:
     instead = numbers(estate, estate.start_server("http", name="web"))
     directory = estate.path / "by-hand"
@@ -82,6 +83,7 @@ def open_directory() -> Iterator[Path]:
     shutil.rmtree(directory)
 
 
+@pytest.mark.slow
 def test_a_user_without_root_can_do_all_of_it(estate: Estate, open_directory: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("these tests run without root already: the other test of this file shows it")

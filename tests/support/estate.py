@@ -139,8 +139,9 @@ class Estate:
 
     # --- The operator's steps -------------------------------------------------------------------------------------
 
-    def init(self, *args: str) -> None:
-        self.gateway_address = self.free_endpoint()
+    def init(self, *args: str, gateway: str | None = None) -> None:
+        """`gateway` is its ADDR:PORT as others dial it; further options go to the command as they are."""
+        self.gateway_address = gateway or self.free_endpoint()
         self.ok(OPERATOR, "init", "--domain", TRUST_DOMAIN, "--gateway", f"gw1={self.gateway_address}", *args)
 
     def add_host(
