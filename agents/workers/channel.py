@@ -1,7 +1,8 @@
 """I/O: messages with descriptors between a supervisor and a worker, over a unix stream socketpair.
 
-Each message is a 4-byte length and MessagePack. Descriptors ride on the first byte of their message; the kernel never
-delivers them later than those bytes, so a queue of received descriptors is always long enough for the message at hand.
+Each message is a 4-byte length and MessagePack. Descriptors ride on the first byte of their message, and the kernel
+ends a read behind the bytes that carried some: so every read brings those of one message at most, in the order of the
+messages. When this process is out of descriptors they are lost (MSG_CTRUNC); their message then comes without any.
 """
 
 from __future__ import annotations
@@ -12,28 +13,29 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 import msgspec
 import trio
 
-from inventory.errors import InternalError
+from inventory.errors import InternalError, MeshError
 
 _LENGTH = struct.Struct(">I")
 _READ = 256 * 1024
 _MAX_FDS = 16
+_NOTHING = memoryview(b"")
 
 Out = TypeVar("Out")
 In = TypeVar("In")
 
 
 class ChannelClosed(InternalError):
-    """The process at the other end is gone."""
+    """The process at the other end is gone, or says what cannot be read."""
 
 
 class Channel(Generic[Out, In]):
-    """One end. `sends` and `receives` are the message unions of the two directions."""
+    """One end. `receives` is the union of messages that may come in."""
 
     def __init__(self, sock: socket.socket, receives: object) -> None:
         sock.setblocking(False)
@@ -41,11 +43,15 @@ class Channel(Generic[Out, In]):
         self._decoder: msgspec.msgpack.Decoder[In] = msgspec.msgpack.Decoder(receives)
         self._encoder = msgspec.msgpack.Encoder()
         self._buffer = bytearray()
-        self._fds: deque[int] = deque()
+        self._fds: deque[list[int]] = deque()
+        """Of each message that has some and was not taken yet."""
         self._sending = trio.Lock()
+        self._unsent = _NOTHING
+        """The rest of a message whose sender was cancelled: it goes out before the next one."""
 
     async def send(self, message: Out, fds: Sequence[int] = ()) -> None:
-        """Send a message; `fds` are duplicated by the kernel and stay open here.
+        """Send a message; `fds` are duplicated by the kernel and stay open here. Messages go out in the order of the
+        calls. A cancelled call sent the message whole, not at all, or leaves its rest to the next call.
 
         Raises:
             ChannelClosed: nobody is there any more.
@@ -53,58 +59,99 @@ class Channel(Generic[Out, In]):
         body = self._encoder.encode(message)
         data = memoryview(_LENGTH.pack(len(body)) + body)
         async with self._sending:
+            await self._send_rest()
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
-            while data:
-                try:
-                    sent = self._sock.sendmsg([data], ancillary)
-                except BlockingIOError:
-                    await trio.lowlevel.wait_writable(self._sock)
-                    continue
-                except OSError:
-                    raise ChannelClosed("the process at the other end is gone") from None
-                ancillary = []
-                data = data[sent:]
+            sent = await self._write(data, ancillary)
+            self._unsent = data[sent:]
+            await self._send_rest()
+
+    async def _send_rest(self) -> None:
+        while self._unsent:
+            sent = await self._write(self._unsent, [])
+            self._unsent = self._unsent[sent:]
+
+    async def _write(self, data: memoryview, ancillary: list[tuple[int, int, array.array[int]]]) -> int:
+        """Write what the socket takes; at least one byte."""
+        while True:
+            try:
+                return self._sock.sendmsg([data], ancillary)
+            except BlockingIOError:
+                await self._wait(trio.lowlevel.wait_writable)
+            except OSError:
+                raise ChannelClosed("the process at the other end is gone") from None
+
+    async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        try:
+            await ready(self._sock)
+        except (trio.ClosedResourceError, OSError, ValueError):
+            raise ChannelClosed("the channel is closed") from None
 
     async def receive(self) -> tuple[In, list[socket.socket]]:
-        """The next message and its descriptors, as sockets.
+        """The next message and its descriptors, as sockets: all of them, or none when they were lost.
 
         Raises:
-            ChannelClosed: the other end is gone.
+            ChannelClosed: the other end is gone, or sent what is no message.
         """
         while True:
             message = self._next()
             if message is not None:
-                fds = [self._fds.popleft() for _ in range(getattr(message, "fds", 0))]
-                return message, [socket.socket(fileno=fd) for fd in fds]
-            await trio.lowlevel.wait_readable(self._sock)
-            try:
-                data, ancillary, _flags, _address = self._sock.recvmsg(_READ, socket.CMSG_SPACE(_MAX_FDS * 4))
-            except BlockingIOError:
-                continue
-            except OSError:
-                data, ancillary = b"", []
-            for level, kind, payload in ancillary:
-                if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                    fds_in = array.array("i")
-                    fds_in.frombytes(payload[: len(payload) - len(payload) % fds_in.itemsize])
-                    self._fds.extend(fds_in)
-            if not data:
-                raise ChannelClosed("the process at the other end is gone")
-            self._buffer += data
+                return message, self._sockets(getattr(message, "fds", 0))
+            await self._wait(trio.lowlevel.wait_readable)
+            self._read()
+
+    def _read(self) -> None:
+        room = socket.CMSG_SPACE(_MAX_FDS * array.array("i").itemsize)
+        try:
+            data, ancillary, flags, _address = self._sock.recvmsg(_READ, room, socket.MSG_CMSG_CLOEXEC)
+        except BlockingIOError:
+            return
+        except OSError:
+            raise ChannelClosed("the process at the other end is gone") from None
+        came = array.array("i")
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                came.frombytes(payload[: len(payload) - len(payload) % came.itemsize])
+        if came or flags & socket.MSG_CTRUNC:
+            self._fds.append(list(came))
+        if not data:
+            raise ChannelClosed("the process at the other end is gone")
+        self._buffer += data
 
     def _next(self) -> In | None:
-        if len(self._buffer) < 4:
+        if len(self._buffer) < _LENGTH.size:
             return None
         (size,) = _LENGTH.unpack_from(self._buffer)
-        if len(self._buffer) < 4 + size:
+        end = _LENGTH.size + size
+        if len(self._buffer) < end:
             return None
-        body = bytes(self._buffer[4 : 4 + size])
-        del self._buffer[: 4 + size]
-        return self._decoder.decode(body)
+        body = bytes(self._buffer[_LENGTH.size : end])
+        del self._buffer[:end]
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.MsgspecError, MeshError, ValueError, RecursionError) as exc:
+            raise ChannelClosed(f"the process at the other end sent no message of ours: {type(exc).__name__}") from None
+
+    def _sockets(self, expected: int) -> list[socket.socket]:
+        if not expected:
+            return []
+        if not self._fds:
+            raise ChannelClosed("a message came without the descriptors it names")
+        fds = self._fds.popleft()
+        if len(fds) == expected:
+            return [socket.socket(fileno=fd) for fd in fds]
+        _close(fds)
+        return []
 
     def close(self) -> None:
-        self._sock.close()
-        for fd in self._fds:
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._fds.clear()
+        """Whoever waits in `send` or `receive` is told."""
+        if self._sock.fileno() >= 0:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+        while self._fds:
+            _close(self._fds.popleft())
+
+
+def _close(fds: Sequence[int]) -> None:
+    for fd in fds:
+        with contextlib.suppress(OSError):
+            os.close(fd)
