@@ -144,6 +144,8 @@ SAVE_DELAY = 0.2
 """Changes of what is known are written to disk together, at most this late."""
 WORKER_START_TIMEOUT = 10.0
 WORKER_STOP_TIMEOUT = 5.0
+WORKER_SEND_TIMEOUT = 10.0
+"""A worker that has not taken a message for so long hangs: it is ended and another one started."""
 RESERVED_FDS = 64
 """Kept free for the control path when data connections use up the rest (F29)."""
 
