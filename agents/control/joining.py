@@ -81,10 +81,19 @@ async def dial_tcp(host: str, port: int) -> trio.abc.Stream:
             return await trio.open_tcp_stream(host, port)
     except trio.TooSlowError:
         raise Unavailable(f"no answer within {limits.DIAL_TIMEOUT:.0f} s") from None
+    except socket.gaierror:
+        raise Unavailable("its name cannot be resolved") from None
     except OSError as exc:
-        # A name that does not resolve has no errno of the system's, and trio puts the address into strerror.
-        known = exc.errno is not None and not isinstance(exc, socket.gaierror)
-        raise Unavailable(os.strerror(exc.errno or 0).lower() if known else "its name cannot be resolved") from None
+        raise Unavailable(_why_not_connected(exc)) from None
+
+
+def _why_not_connected(exc: OSError) -> str:
+    """trio tells of all addresses at once: each one's reason is in the cause, with the address in its strerror."""
+    cause: BaseException = exc
+    while isinstance(cause.__cause__, BaseExceptionGroup):
+        cause = cause.__cause__.exceptions[0]
+    number = cause.errno if isinstance(cause, OSError) else None
+    return os.strerror(number).lower() if number else "it cannot be connected to"
 
 
 Dial = Callable[[str, int], Awaitable[trio.abc.Stream]]
