@@ -83,15 +83,19 @@ class Side:
         self.goaways: list[Reason] = []
         self.tunnel_ends: list[str] = []
 
-    def open(self, service: str = "x", sock: socket.socket | None = None) -> socket.socket:
+    def open(self, service: str = "x") -> socket.socket:
         """A program connects: its end of the connection."""
-        program, ours = local_pair() if sock is None else (sock, sock)
+        program, ours = local_pair()
         self.programs.append(program)
+        self.open_with(ours, service)
+        return program
+
+    def open_with(self, ours: socket.socket, service: str = "x") -> None:
+        """The same with a connection that the test made."""
         local = LocalSocket(self.loop, ours, self, service)
         self.locals.append(local)
         local.open(self.tunnel, encode_open(Open(service=service)))
         self.loop.settle()
-        return program
 
     def _join(self, stream: Stream, wish: Open) -> None:
         service, ours = local_pair()

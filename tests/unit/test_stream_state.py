@@ -51,7 +51,7 @@ def twin(facts: Facts, event: Event) -> Facts | None:
         early = facts.opener if data_from_us else not facts.opener
         if not (facts.answered or early):
             return None
-        # Our own FIN does not stop the peer, which has not heard of it, from granting credit; we never grant after its FIN.
+        # Our own FIN does not stop the peer from granting credit: it may not have heard. We grant none after its FIN.
         return facts if data_from_us or not closed else None
     early = facts.opener != towards_us
     if not (facts.answered or early):
