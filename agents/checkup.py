@@ -134,7 +134,7 @@ def _clock_against(gateway: dict[str, Any]) -> list[Finding]:
     offset = gateway.get("clock_ahead_seconds")
     if not isinstance(offset, (int, float)):
         return []
-    text = f"{abs(offset):.1f} s {'ahead of' if offset > 0 else 'behind'} gateway {gateway.get('name')}"
+    text = f"{abs(offset):.1f} s {'behind' if offset > 0 else 'ahead of'} gateway {gateway.get('name')}"
     if abs(offset) <= limits.CLOCK_TOLERANCE / 10:
         return [Finding(check="clock", state="ok", text=text)]
     state: State = "fail" if abs(offset) > limits.CLOCK_TOLERANCE else "warn"

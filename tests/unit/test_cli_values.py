@@ -1,0 +1,45 @@
+"""Pure: durations, times and labels as people write them; cells as people see them."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from cli.output import text
+from cli.values import duration, moment, parse_labels
+from inventory.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("90s", 90), ("10m", 600), ("1h", 3600), ("2d", 172800), ("1h30m", 5400)]
+)
+def test_durations(written: str, seconds: float) -> None:
+    assert duration(written) == seconds
+
+
+@pytest.mark.parametrize("written", ["", "1", "h", "1 h", "-1h", "1h ", "1w", "1h1", "٣h", "1.5h", "9" * 30 + "s"])
+def test_what_is_no_duration(written: str) -> None:
+    with pytest.raises(click.BadParameter):
+        duration(written)
+
+
+def test_times_without_an_offset_are_utc() -> None:
+    assert moment("1970-01-01T01:00") == 3600
+    assert moment("1970-01-01T01:00+01:00") == 0
+    for wrong in ("noon", "", "1970-13-01", "1970-01-01T25:00"):
+        with pytest.raises(click.BadParameter):
+            moment(wrong)
+
+
+def test_labels() -> None:
+    assert parse_labels(("Role=Web", "tier=db")) == {"role": "web", "tier": "db"}
+    with pytest.raises(InputError, match="twice"):
+        parse_labels(("a=1", "A=2"))
+
+
+def test_c44_cells_never_carry_control_characters() -> None:
+    assert text("a\x1b[31m\nb\u202e") == "a\\x1b[31m\\nb\\u202e"
+    assert text({"a": "x\n", "b": None}) == "a=x\\n"
+    assert [text(value) for value in (None, True, False, ("a", "b"), -0.0001, 1.5, 1795408610.25)] == [
+        *("", "yes", "no", "a, b", "0", "1.5", "1795408610.25")
+    ]
