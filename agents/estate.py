@@ -254,7 +254,8 @@ async def nudge(home: Path) -> None:
         return
 
 
-def _load_operator_key(home: Path, config: HomeConfig) -> OperatorKey:
+def load_operator_key(home: Path, config: HomeConfig) -> OperatorKey:
+    """The key that signs. Raises InputError when this home has none, or it is damaged or open to others."""
     path = Home(home).operator_key
     if not path.exists():
         whose = f"{config.role} {config.name}"
@@ -293,7 +294,7 @@ async def operate(home: Path) -> AsyncIterator[Operator]:
         Unavailable: the registry cannot be opened.
     """
     config = load_config(home)
-    key = _load_operator_key(home, config)
+    key = load_operator_key(home, config)
     async with inspect(home) as (_, registry, log):
         if key.public not in log.state.operators:
             raise InputError(

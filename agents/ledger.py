@@ -25,9 +25,17 @@ POLICY_PREFIX = "policy/"
 _POLICY_MAX_BYTES = 16 * 1024 * 1024
 
 
-class _Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """seen.json: how far this gateway has seen the log."""
+
     number: int
     head: str
+
+
+def read_seen(home: Path) -> Seen | None:
+    """None when no gateway ran on this home yet. Raises MeshError when the file is damaged or cannot be read."""
+    path = home / SEEN_FILE
+    return decode(read_file(path), Seen, max_bytes=1024, what="seen.json") if path.exists() else None
 
 
 class Ledger:
@@ -55,9 +63,8 @@ class Ledger:
         Raises:
             AuthorityError: it does not verify, is another trust domain's, or went back.
         """
-        path = self._home / SEEN_FILE
-        if path.exists():
-            seen = decode(read_file(path), _Seen, max_bytes=1024, what="seen.json")
+        seen = read_seen(self._home)
+        if seen is not None:
             refuse_rollback(await read_log(self._registry), number=seen.number, head=seen.head)
         await self.refresh()
 
@@ -70,7 +77,7 @@ class Ledger:
             document = await _policy_document(self._registry, state.policy_number)
             self.allows, self.slicer = verify_document(state.policy, document), PolicySlicer(document)
             self._policy_number = state.policy_number
-        text = msgspec.json.encode(_Seen(state.number, state.head))
+        text = msgspec.json.encode(Seen(state.number, state.head))
         await trio.to_thread.run_sync(write_file, self._home / SEEN_FILE, text)
         return True
 

@@ -53,7 +53,7 @@ class EmbeddedRegistry:
         return records, revision + self._expired_leases()
 
     async def get(self, key: str) -> Record | None:
-        query = "SELECT value, version FROM records WHERE key = ?"
+        query = "SELECT CAST(value AS BLOB), version FROM records WHERE key = ?"
         row = await self._run(lambda connection: connection.execute(query, (key,)).fetchone())
         return None if row is None else Record(bytes(row[0]), row[1])
 

@@ -171,7 +171,9 @@ def apply_changes(connection: sqlite3.Connection, changes: Sequence[Change]) -> 
 def read_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[dict[str, Record], int]:
     with _transaction(connection, "BEGIN"):
         rows = connection.execute(
-            "SELECT key, value, version FROM records WHERE key >= ? AND key < ? ORDER BY key", (prefix, prefix + _AFTER)
+            # Whatever type somebody else's hand gave a value, it is bytes to us, to be verified.
+            "SELECT key, CAST(value AS BLOB), version FROM records WHERE key >= ? AND key < ? ORDER BY key",
+            (prefix, prefix + _AFTER),
         )
         records = {key: Record(bytes(value), version) for key, value, version in rows}
         return records, read_revision(connection)
