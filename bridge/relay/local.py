@@ -112,7 +112,7 @@ class LocalSocket:
         except OSError as exc:
             self.owner.local_connect_failed(self, exc.errno or 0)
         else:
-            self._connect_done()
+            self._connect_done(WRITE)
 
     def join(self, tunnel: Tunnel, stream: Stream) -> None:
         """Serve a stream that the peer opened from this already connected socket."""
@@ -121,8 +121,10 @@ class LocalSocket:
         stream.sink = self
         self._established()
 
-    def _connect_done(self) -> None:
-        error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    def _connect_done(self, events: int) -> None:
+        error = 0
+        if events & (ERROR | HANGUP):
+            error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNABORTED
         if not error and _is_connected_to_itself(self._sock):
             error = errno.ECONNREFUSED
         if error:
@@ -145,7 +147,7 @@ class LocalSocket:
 
     def ready(self, events: int) -> None:
         if self._connecting:
-            self._connect_done()
+            self._connect_done(events)
             return
         if events & WRITE:
             self._write()
@@ -195,7 +197,7 @@ class LocalSocket:
                 self._pause()
                 tunnel.wait_unblocked(self)
                 return
-            room = min(credit, _BODY_SIZE)
+            room = credit if credit < _BODY_SIZE else _BODY_SIZE
             try:
                 size = self._sock.recv_into(_BODY, room)
             except BlockingIOError:
@@ -269,8 +271,8 @@ class LocalSocket:
             self._early_fin = True
         self.tunnel.session.fin(self.stream)
         self.loop.touch(self.tunnel)
-        self._watch()
         self._finish_when_done()
+        self._watch()
 
     # --- tunnel to local socket -----------------------------------------------------------------------------------
 
@@ -335,6 +337,9 @@ class LocalSocket:
 
     def _shut(self) -> None:
         self._fin_waits = False
+        if self.stream is not None and self.stream.state is State.CLOSED:
+            self._end("ok", "")  # both directions are over: closing says it as well
+            return
         try:
             self._sock.shutdown(socket.SHUT_WR)
         except OSError as exc:
@@ -444,9 +449,8 @@ class LocalSocket:
 
 def _is_connected_to_itself(sock: socket.socket) -> bool:
     """A connect to a free port in the ephemeral range can meet itself (simultaneous open) and would echo."""
-    if sock.family not in (socket.AF_INET, socket.AF_INET6):
-        return False
+    ours = sock.getsockname()
     try:
-        return bool(sock.getsockname() == sock.getpeername())
+        return isinstance(ours, tuple) and ours == sock.getpeername()
     except OSError:
         return True

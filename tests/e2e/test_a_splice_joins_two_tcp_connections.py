@@ -62,7 +62,7 @@ def test_a_reset_at_one_end_ends_the_other_at_once(bench: SpliceBench, who: str)
 
 
 def test_last_words_before_a_reset_are_carried(bench: SpliceBench) -> None:
-    """A tunnel's goodbye may be followed by a reset, when its end did not read everything: the peer must still hear why."""
+    """A tunnel's goodbye is followed by a reset when its end did not read everything: the peer must still hear why."""
     bench.a.send(b"goodbye, because")
     bench.b.send(b"something the other end never reads")
     bench.until(lambda: bench.splice.moved > 40)

@@ -1,4 +1,4 @@
-"""A splice between socketpairs: bytes, ends, and a loop that does not spin. Over TCP: tests/e2e/test_splices_over_tcp.py."""
+"""A splice between socketpairs: bytes, ends, and a loop that does not spin. TCP has its own tests, in tests/e2e."""
 
 from __future__ import annotations
 
