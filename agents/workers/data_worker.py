@@ -14,11 +14,11 @@ import resource
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
 
-from agents import clock
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from agents.workers.inbound import Inbound
@@ -26,17 +26,17 @@ from agents.workers.live import LiveFlow
 from agents.workers.outbound import Outbound
 from agents.workers.pool import Path as GatewayPath
 from agents.workers.pool import TunnelPool
+from agents.workers.streams import Streams
+from agents.workers.targets import Targets
+from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.counters import Tally
-from bridge.flows import Flow, Result
-from bridge.policy.decide import Permit, Refusal
-from bridge.policy.permits import PermitCache
+from bridge.lines import plain
 from bridge.relay.listener import Listener
 from bridge.relay.local import LocalSocket
 from bridge.relay.loop import Loop
-from bridge.relay.splice import Splice
 from bridge.relay.tunnel import Tunnel
-from bridge.tunnels.frames import Code, Open, Reason, encode_open
+from bridge.tunnels.frames import Open, Reason, encode_open
 from bridge.tunnels.session import Stream
 from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, MeshError, Unavailable
@@ -63,24 +63,25 @@ class DataWorker:
         self.snapshot = Snapshot(authority=AuthorityState())
         self._channel = channel
         self._nursery = nursery
-        self._permits = PermitCache(self.snapshot)
         self._tally = Tally()
-        self._live: set[LocalSocket] = set()
-        self._splices: dict[Splice, LiveFlow | int] = {}
-        self._loads: dict[str, int] = {}
         self._own: dict[tuple[str, str], Instance] = {}
-        self._flows: list[Flow] = []
         self._paths: dict[str, list[trio.MemorySendChannel[m.PathFound | m.PathFailed]]] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
+        self._dial_backs = 0
+        self._notices = 0
+        self._notices_lost = 0
         self._reported: object = None
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._sockets_max = min(limits.STREAMS_PER_PROCESS, max(16, soft - limits.RESERVED_FDS))
         self.loop = Loop(self._crashed)
+        self._tasks = Tasks(nursery, self._crashed)
+        self.targets = Targets()
+        self.streams = Streams(self.loop, self, self._tally, self.snapshot)
         me = SpiffeId(begin.trust_domain, "gateway" if begin.role == "gateway" else "host", begin.name)
         identity = Path(begin.home) / "identity.pem"
         self.pool = TunnelPool(self.loop, nursery, self, identity=identity, root=begin.root_certificate, me=me)
-        self.inbound = Inbound(self.loop, nursery, self.pool, self)
-        self.outbound = Outbound(self.loop, nursery, self.pool, self)
+        self.inbound = Inbound(self.loop, self._tasks, self.pool, self.streams, self)
+        self.outbound = Outbound(self.loop, self._tasks, self.pool, self.streams, self)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
@@ -100,7 +101,7 @@ class DataWorker:
             self._tally.lag(trio.current_time() - due)
             self.loop.now = time.monotonic()
             self.pool.tick()
-            self._recheck(clock.now())
+            self.streams.tick()
             for listener in self._listeners.values():
                 listener.resume()
             self.loop.settle()
@@ -111,12 +112,12 @@ class DataWorker:
         while True:
             await trio.sleep(_REPORT_INTERVAL)
             quiet += 1
-            if self._flows or quiet >= _TICK / _REPORT_INTERVAL:
+            if self.streams.has_records or quiet >= _TICK / _REPORT_INTERVAL:
                 quiet = 0
                 await self._send_report()
 
     async def _send_report(self) -> None:
-        flows, self._flows = self._flows[:_FLOWS_PER_REPORT], self._flows[_FLOWS_PER_REPORT:]
+        flows = self.streams.take_records(_FLOWS_PER_REPORT)
         tunnels = tuple(
             m.TunnelState(
                 peer=t.peer.spiffe.name,
@@ -132,20 +133,41 @@ class DataWorker:
         counters = self._tally.take(
             direct_tunnels=len(tunnels) - gateway, gateway_tunnels=gateway, preauth=self.inbound.waiting
         )
-        streams = sum(1 for local in self._live if _flow(local).side != "control") + len(self._local_splices())
+        streams = self.streams.count
         shape = (tuple((t.peer, t.role, t.via, t.streams) for t in tunnels), streams)
         if flows or shape != self._reported or counters.services or counters.handshakes or counters.decisions:
             self._reported = shape
-            await self._channel.send(
-                m.WorkerReport(tunnels=tunnels, streams=streams, counters=counters, flows=tuple(flows))
-            )
+            await self._channel.send(m.WorkerReport(tunnels=tunnels, streams=streams, counters=counters, flows=flows))
 
     async def obey(self) -> None:
         """Messages from the supervisor, in order, until it is gone."""
         while True:
             message, fds = await self._channel.receive()
-            await self._obey(message, fds)
+            if len(fds) < message.fds:
+                await self._without_descriptors(message)
+                continue
+            try:
+                await self._obey(message, fds)
+            except ChannelClosed:
+                raise
+            except Exception as exc:
+                if isinstance(message, m.Authority | m.Placement):
+                    raise  # better no worker than one that works from what is no longer so
+                self._crashed(exc)
             self.loop.settle()
+
+    async def _without_descriptors(self, message: m.ToWorker) -> None:
+        """This process had none left when the message came (F29)."""
+        reason = "the data worker is out of descriptors"
+        match message:
+            case m.OpenControl():
+                await self._channel.send(m.ControlEnded(gateway=message.gateway, reason=reason))
+            case m.Adopt():
+                await self._channel.send(m.Adopted(id=message.id, error=reason))
+            case m.Join():
+                await self._channel.send(m.Unjoined(id=message.id, moved=0, reason=reason))
+            case _:
+                self.notice("out-of-descriptors", f"a socket for {type(message).__name__.lower()} was lost")
 
     async def _obey(self, message: m.ToWorker, fds: list[socket.socket]) -> None:
         match message:
@@ -162,23 +184,21 @@ class DataWorker:
                 if listener is not None:
                     listener.close()
             case m.ListenTunnels():
-                listener = Listener(self.loop, fds[0], self.inbound.connection, self._may_accept)
-                self._listeners["@tunnels", 0] = listener
+                self._serve(("@tunnels", 0), fds[0], self.inbound.connection)
             case m.OpenControl():
-                self._nursery.start_soon(self._open_control, message, fds[0])
+                self._tasks.start_soon(self._open_control, message, fds[0])
             case m.Adopt():
-                self._nursery.start_soon(self._adopt, message, fds[0])
+                self._tasks.start_soon(self._adopt, message, fds[0])
             case m.PathFound() | m.PathFailed():
-                for waiting in self._paths.pop(message.peer, ()):
+                for waiting in list(self._paths.get(message.peer, ())):
                     with contextlib.suppress(trio.BrokenResourceError, trio.WouldBlock):
                         waiting.send_nowait(message)
             case m.DialBack():
-                self._nursery.start_soon(self._dial_back, message)
+                self._tasks.start_soon(self._dial_back, message)
             case m.Join():
-                self._join(message, fds)
+                self.streams.join_path(message.id, *fds)
             case m.Unjoin():
-                for splice in [s for s, owner in self._splices.items() if owner == message.id]:
-                    splice.close(message.reason)
+                self.streams.end_path(message.id, message.reason)
             case m.Drain():
                 self._shutting_down = message.reason
                 for tunnel in self.pool.all():
@@ -188,9 +208,11 @@ class DataWorker:
                     if tunnel.via == message.gateway:
                         self.pool.retire(tunnel, f"gateway {message.gateway} is draining")
             case m.CutAll():
-                await self._cut_all(message)
+                records = tuple(self.streams.cut_all(message.reason))
+                self.loop.settle()
+                await self._channel.send(m.StreamList(id=message.id, streams=records, cut=len(records)))
             case m.ListStreams():
-                await self._channel.send(m.StreamList(id=message.id, streams=tuple(self._stream_records())))
+                await self._channel.send(m.StreamList(id=message.id, streams=tuple(self.streams.records())))
             case _:
                 pass
 
@@ -199,7 +221,7 @@ class DataWorker:
     def _authority(self, message: m.Authority) -> None:
         self._know(self.snapshot.evolved(authority=message.state, allows=message.allows))
         self.pool.drop_revoked()
-        self._recheck(None)
+        self.streams.recheck()
 
     def _placement(self, message: m.Placement) -> None:
         self._know(
@@ -213,56 +235,18 @@ class DataWorker:
 
     def _know(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self._permits.update(snapshot)
+        self.streams.know(snapshot)
         self._own = {(i.service, i.target): i for i in snapshot.offers(self.name)}
+        self.targets.know(target for _, target in self._own)
         host = snapshot.host(self.name)
         if host is not None:
             self.site = host.site
-
-    def _recheck(self, due: float | None) -> None:
-        """Decide every live permit again (those whose time has come, when `due` is given); cut the streams that lost
-        theirs. Streams refused here are ended here, whatever the other end thinks."""
-        for local in list(self._live):
-            flow = _flow(local)
-            if flow.permit is None or (due is not None and (flow.permit.expires_at or due + 1) > due):
-                continue
-            lost = self._lost(flow)
-            if lost is not None:
-                local.abort(Code.CUT, "cut", lost)
-        for splice, owner in list(self._splices.items()):
-            if isinstance(owner, LiveFlow) and owner.permit is not None and (lost := self._lost(owner)) is not None:
-                splice.close(f"cut: {lost}")
-
-    def _lost(self, flow: LiveFlow) -> str | None:
-        decision = self._permits.get(flow.subject, flow.service, flow.user, clock.now())
-        if isinstance(decision, Permit):
-            flow.permit = decision
-            return None
-        return decision.reason
 
     @property
     def draining(self) -> str | None:
         """Why there are no new streams: this process ends, or the operator drains the host."""
         host = self.snapshot.host(self.name)
         return self._shutting_down or (host.draining if host is not None else None)
-
-    def judge(self, flow: LiveFlow) -> Refusal | None:
-        decision = self._permits.get(flow.subject, flow.service, flow.user, clock.now())
-        flow.observed = decision.observed
-        if decision.observed:
-            self._tally.decision("observe")
-        if isinstance(decision, Permit):
-            if self.draining is not None and flow.side == "source":
-                reason = f"{self.name} is draining: {self.draining}"
-                return Refusal(rule=None, reason=reason, subject=flow.subject, service=flow.service)
-            flow.permit = decision
-            self._tally.decision("allow")
-            return None
-        self._tally.decision("deny")
-        return decision
-
-    def needs_user(self, flow: LiveFlow) -> bool:
-        return self._permits.get(flow.subject, flow.service, None, clock.now()).needs_user
 
     def own_instance(self, service: str, target: str) -> Instance | None:
         return self._own.get((service, target))
@@ -279,13 +263,11 @@ class DataWorker:
         presence = self.snapshot.presence.get(host)
         return presence.advertise if presence is not None else None
 
-    def load_of(self, instance_id: str) -> int:
-        return self._loads.get(instance_id, 0)
-
     # --- listening ------------------------------------------------------------------------------------------------
 
     def _may_accept(self) -> bool:
-        return len(self._live) + self.inbound.waiting < self._sockets_max
+        waiting = self.inbound.waiting + self.outbound.waiting
+        return self.streams.descriptors + waiting < self._sockets_max
 
     def _listen(self, message: m.Listen, sock: socket.socket) -> None:
         name = ServiceName(message.service, message.site)
@@ -293,28 +275,49 @@ class DataWorker:
         def accepted(connection: socket.socket, address: object) -> None:
             self.outbound.connection(name, connection, address)
 
-        self._listeners[message.address, message.port] = Listener(self.loop, sock, accepted, self._may_accept)
+        self._serve((message.address, message.port), sock, accepted)
+
+    def _serve(
+        self, place: tuple[str, int], sock: socket.socket, accepted: Callable[[socket.socket, object], None]
+    ) -> None:
+        before = self._listeners.pop(place, None)
+        if before is not None:
+            before.close()
+        self._listeners[place] = Listener(self.loop, sock, accepted, self._may_accept)
 
     # --- paths and control ----------------------------------------------------------------------------------------
 
     async def find_path(self, host: str) -> GatewayPath:
         """Ask for a way through a gateway. Raises Unavailable."""
         send, receive = trio.open_memory_channel[m.PathFound | m.PathFailed](1)
-        self._paths.setdefault(host, []).append(send)
-        await self._channel.send(m.PathNeeded(peer=host))
-        with trio.move_on_after(limits.PATH_TIMEOUT):
-            answer = await receive.receive()
-            if isinstance(answer, m.PathFound):
-                return GatewayPath(answer.gateway, answer.address, answer.ticket)
-            raise Unavailable(answer.reason)
-        raise Unavailable(f"no path was offered within {limits.PATH_TIMEOUT:.0f} s")
+        waiting = self._paths.setdefault(host, [])
+        waiting.append(send)
+        try:
+            await self._channel.send(m.PathNeeded(peer=host))
+            with trio.move_on_after(limits.PATH_TIMEOUT):
+                answer = await receive.receive()
+                if isinstance(answer, m.PathFound):
+                    return GatewayPath(answer.gateway, answer.address, answer.ticket)
+                raise Unavailable(answer.reason)
+            raise Unavailable(f"no path was offered within {limits.PATH_TIMEOUT:.0f} s")
+        finally:
+            waiting.remove(send)
+            if not waiting and self._paths.get(host) is waiting:
+                del self._paths[host]
 
     async def _dial_back(self, message: m.DialBack) -> None:
         path = GatewayPath(message.gateway, message.address, message.ticket)
+        about = f"{plain(message.peer)} through {message.gateway}"
+        if self._dial_backs >= limits.PATHS_ASKED_MAX:
+            self.notice("dial-back-failed", f"{about}: {self._dial_backs} others are under way")
+            return
+        self._dial_backs += 1
         try:
             await self.pool.dial_back(message.peer, path)
         except MeshError as exc:
-            self.notice("dial-back-failed", f"{message.peer} through {message.gateway}: {exc.what}")
+            self.notice("dial-back-failed", f"{about}: {exc.what}")
+        finally:
+            self._dial_backs -= 1
 
     async def _open_control(self, message: m.OpenControl, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -323,13 +326,16 @@ class DataWorker:
             if not tunnel.is_usable:
                 raise Unavailable("the tunnel ended at once")
             flow = self.outbound.flow_for_control()
-            local = LocalSocket(self.loop, sock, self, flow)
-            self._live.add(local)
+            local = LocalSocket(self.loop, sock, self.streams, flow)
+            self.streams.live(local)
             local.open(tunnel, encode_open(Open(service="@control")))
             self.loop.settle()
         except MeshError as exc:
             sock.close()
             await self._channel.send(m.ControlEnded(gateway=message.gateway, reason=exc.what))
+        except BaseException:
+            sock.close()
+            raise
 
     async def _adopt(self, message: m.Adopt, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -338,6 +344,10 @@ class DataWorker:
             await self.outbound.adopt(ServiceName(message.service, message.site), sock, message.user)
         except MeshError as exc:
             error = exc
+        except Exception as exc:
+            sock.close()
+            error = Unavailable(f"internal error: {type(exc).__name__}")
+            self._crashed(exc)
         await self._channel.send(
             m.Adopted(
                 id=message.id,
@@ -357,17 +367,7 @@ class DataWorker:
         await self._channel.send(message, [sock.fileno()])
         sock.close()
 
-    def _join(self, message: m.Join, fds: list[socket.socket]) -> None:
-        try:
-            splice = Splice(self.loop, fds[0], fds[1], self.splice_ended)
-        except OSError as exc:
-            for sock in fds:
-                sock.close()
-            self._nursery.start_soon(self._channel.send, m.Unjoined(id=message.id, moved=0, reason=str(exc)))
-            return
-        self._splices[splice] = message.id
-
-    # --- what becomes of streams ----------------------------------------------------------------------------------
+    # --- what tunnels and streams tell us -------------------------------------------------------------------------
 
     def tunnel_open(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None:
         self.inbound.open(tunnel, stream, wish)
@@ -377,128 +377,32 @@ class DataWorker:
         if reason not in ("closed", "idle"):
             self.notice("tunnel-ended", f"{tunnel.peer.spiffe}: {reason}")
 
-    def live(self, local: LocalSocket) -> None:
-        if local not in self._live:
-            self._live.add(local)
-            flow = _flow(local)
-            if flow.instance:
-                self._loads[flow.instance] = self._loads.get(flow.instance, 0) + 1
+    def stream_accepted(self, flow: LiveFlow) -> None:
+        self.outbound.accepted(flow)
 
-    def not_live(self, flow: LiveFlow, result: str, reason: str, rule: str | None) -> None:
-        self._tally.stream_not_opened(flow.service, _result(result))
-        self._record(flow.record(now=self.loop.now, result=_result(result), reason=reason, rule=rule))
+    def stream_refused(self, local: LocalSocket, flow: LiveFlow, reason: Reason) -> None:
+        self.outbound.refused(local, flow, reason)
 
-    def local_connected(self, local: LocalSocket) -> None:
-        self._accepted(_flow(local))
-
-    def local_accepted(self, local: LocalSocket) -> None:
-        flow = _flow(local)
-        if flow.side == "source":
-            self.outbound.accepted(flow)
-        self._accepted(flow)
-
-    def _accepted(self, flow: LiveFlow) -> None:
-        flow.accepted = self.loop.now
-        if flow.settled is not None:
-            flow.settled.set()
-        if flow.side != "control":
-            self._tally.stream_opened(flow.service, flow.accepted - flow.began)
-
-    def local_connect_failed(self, local: LocalSocket, error: int) -> None:
-        flow = _flow(local)
-        target = flow.instance.rpartition("/")[2]
-        local.refuse(Code.CONNECT_FAILED, f"connect to {target} failed: {os.strerror(error)}")
-
-    def local_refused(self, local: LocalSocket, reason: Reason) -> None:
-        flow = _flow(local)
-        if flow.side == "control":
-            local.abort(Code.NO_ERROR, "refused", reason.reason)
-        else:
-            self.outbound.refused(local, flow, reason)
-
-    def local_ended(self, local: LocalSocket, result: str, reason: str) -> None:
-        self._live.discard(local)
-        flow = _flow(local)
-        if flow.settled is not None:
-            if flow.accepted is None and flow.failure is None:
-                flow.failure = Unavailable(reason or "it ended before it was accepted")
-            flow.settled.set()
-        if flow.side == "control":
-            return
-        to_service, from_service = local.bytes_out, local.bytes_in
-        if flow.side == "destination":
-            to_service, from_service = from_service, to_service
-        self._ended(flow, _result(result), reason, to_service, from_service)
-
-    def splice_live(self, splice: Splice, flow: LiveFlow) -> None:
-        self._splices[splice] = flow
-        self._live_splice_counted(flow)
-
-    def _live_splice_counted(self, flow: LiveFlow) -> None:
-        self._tally.stream_opened(flow.service, (flow.accepted or flow.began) - flow.began)
-
-    def splice_ended(self, splice: Splice, reason: str) -> None:
-        owner = self._splices.pop(splice, None)
-        if isinstance(owner, LiveFlow):
-            result = "cut" if reason.startswith("cut: ") else "failed" if reason else "ok"
-            self._ended(owner, _result(result), reason, *splice.moved_each_way)
-        elif owner is not None:
-            self._nursery.start_soon(self._channel.send, m.Unjoined(id=owner, moved=splice.moved, reason=reason))
-
-    def _ended(self, flow: LiveFlow, result: Result, reason: str, to_service: int, from_service: int) -> None:
-        if flow.instance in self._loads:
-            self._loads[flow.instance] -= 1
-            if self._loads[flow.instance] <= 0:
-                del self._loads[flow.instance]
-        if flow.accepted is None:
-            self._tally.stream_not_opened(flow.service, result)
-        else:
-            self._tally.moved(flow.service, bytes_in=to_service, bytes_out=from_service)
-            self._tally.stream_closed(flow.service, result)
-        self._record(
-            flow.record(now=self.loop.now, result=result, reason=reason, bytes_in=to_service, bytes_out=from_service)
-        )
-
-    def _record(self, flow: Flow) -> None:
-        if len(self._flows) < limits.FLOWS_KEPT:
-            self._flows.append(flow)
-
-    def _local_splices(self) -> list[LiveFlow]:
-        return [owner for owner in self._splices.values() if isinstance(owner, LiveFlow)]
-
-    def _stream_records(self) -> list[Flow]:
-        """Live streams as flow records so far; their result says "ok" because nothing has gone wrong yet."""
-        records = []
-        for local in self._live:
-            flow = _flow(local)
-            if flow.side != "control":
-                ways = (local.bytes_out, local.bytes_in)
-                to_service, from_service = ways if flow.side == "source" else ways[::-1]
-                records.append(
-                    flow.record(now=self.loop.now, result="ok", reason="", bytes_in=to_service, bytes_out=from_service)
-                )
-        records += [flow.record(now=self.loop.now, result="ok", reason="") for flow in self._local_splices()]
-        return sorted(records, key=lambda record: record.ts)
-
-    async def _cut_all(self, message: m.CutAll) -> None:
-        records = self._stream_records()
-        for local in list(self._live):
-            if _flow(local).side != "control":
-                local.abort(Code.DRAINING, "cut", message.reason)
-        for splice, owner in list(self._splices.items()):
-            if isinstance(owner, LiveFlow):
-                splice.close(f"cut: {message.reason}")
-        self.loop.settle()
-        await self._channel.send(m.StreamList(id=message.id, streams=tuple(records), cut=len(records)))
+    def path_ended(self, path_id: int, moved: int, reason: str) -> None:
+        self._tasks.start_soon(self._channel.send, m.Unjoined(id=path_id, moved=moved, reason=reason))
 
     # --- the rest -------------------------------------------------------------------------------------------------
 
     def notice(self, event: str, text: str) -> None:
-        self._nursery.start_soon(self._notice, event, text)
+        """Never waits. Peers can cause these, so they do not pile up when nobody takes them."""
+        if self._notices >= limits.NOTICES_PENDING_MAX:
+            self._notices_lost += 1
+            return
+        self._notices += 1
+        lost, self._notices_lost = self._notices_lost, 0
+        self._nursery.start_soon(self._notice, event, text + (f" ({lost} others were left out)" if lost else ""))
 
     async def _notice(self, event: str, text: str) -> None:
-        with contextlib.suppress(ChannelClosed):
-            await self._channel.send(m.Notice(event=event, text=text[: limits.LOG_LINE_MAX]))
+        try:
+            with contextlib.suppress(ChannelClosed):
+                await self._channel.send(m.Notice(event=event, text=text[: limits.LOG_LINE_MAX]))
+        finally:
+            self._notices -= 1
 
     def _crashed(self, error: BaseException) -> None:
         where = ""
@@ -510,15 +414,6 @@ class DataWorker:
         self.notice("internal-error", f"one connection was ended by {type(error).__name__}: {error}{where}")
 
 
-def _flow(local: LocalSocket) -> LiveFlow:
-    assert isinstance(local.context, LiveFlow)
-    return local.context
-
-
-def _result(word: str) -> Result:
-    return word  # type: ignore[return-value]
-
-
 async def run(fd: int) -> None:
     """Serve the supervisor at the other end of `fd` until it is gone."""
     channel: Channel[m.FromWorker, m.ToWorker] = Channel(socket.socket(fileno=fd), m.ToWorker)
@@ -526,8 +421,13 @@ async def run(fd: int) -> None:
     assert isinstance(begin, m.Begin)
     try:
         async with trio.open_nursery() as nursery:
-            worker = DataWorker(channel, nursery, begin)
+            try:
+                worker = DataWorker(channel, nursery, begin)
+            except MeshError as exc:
+                await channel.send(m.Notice(event="worker-cannot-start", text=str(exc)))
+                return
             await channel.send(m.Started(pid=os.getpid()))
+            nursery.start_soon(worker.targets.run)
             nursery.start_soon(worker.drive)
             nursery.start_soon(worker.tick)
             nursery.start_soon(worker.report)

@@ -14,16 +14,19 @@ import trio
 from agents import clock
 from agents.workers.live import LiveFlow
 from agents.workers.pool import TunnelPool, tune
+from agents.workers.streams import Streams
+from agents.workers.targets import Targets
+from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.errors import PeerError
-from bridge.policy.decide import Refusal, Subject
-from bridge.relay.local import LocalOwner, LocalSocket
+from bridge.policy.decide import Subject
+from bridge.relay.local import LocalSocket
 from bridge.relay.loop import Loop
 from bridge.relay.tunnel import Tunnel
 from bridge.tunnels.frames import Code, Open
 from bridge.tunnels.handshake import receive_some
 from bridge.tunnels.session import Stream
-from inventory.endpoints import parse_endpoint
+from inventory.errors import Unavailable
 from inventory.model import Instance
 from inventory.names import shown
 
@@ -32,23 +35,16 @@ _TLS = b"\x16"
 _PREFACE = b"M"
 
 
-class InboundOwner(LocalOwner, Protocol):
+class InboundOwner(Protocol):
     """The worker, as far as what comes in needs it."""
 
     name: str
     role: str
+    targets: Targets
 
     @property
     def draining(self) -> str | None: ...
-
-    def judge(self, flow: LiveFlow) -> Refusal | None:
-        """Decide and put the permit into the flow, or the refusal."""
-
     def own_instance(self, service: str, target: str) -> Instance | None: ...
-    def live(self, local: LocalSocket) -> None: ...
-    def not_live(self, flow: LiveFlow, result: str, reason: str, rule: str | None) -> None:
-        """A stream that was refused before it had a socket."""
-
     async def guest(self, sock: socket.socket, remote: str) -> None:
         """A connection with a preface, unread, for the supervisor."""
 
@@ -61,13 +57,15 @@ class InboundOwner(LocalOwner, Protocol):
 class Inbound:
     """Owner of the connections that have not proved anything yet; each costs one bounded slot (C23)."""
 
-    def __init__(self, loop: Loop, nursery: trio.Nursery, pool: TunnelPool, owner: InboundOwner) -> None:
+    def __init__(self, loop: Loop, tasks: Tasks, pool: TunnelPool, streams: Streams, owner: InboundOwner) -> None:
         self._loop = loop
-        self._nursery = nursery
+        self._tasks = tasks
         self._pool = pool
+        self._streams = streams
         self._owner = owner
         self._waiting: OrderedDict[int, trio.CancelScope] = OrderedDict()
         self._control_remotes: dict[Tunnel, str] = {}
+        self._controls: dict[Tunnel, list[LocalSocket]] = {}
 
     @property
     def waiting(self) -> int:
@@ -81,7 +79,7 @@ class Inbound:
             _, oldest = self._waiting.popitem(last=False)
             oldest.cancel()
         remote = f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
-        self._nursery.start_soon(self._admit, sock, remote)
+        self._tasks.start_soon(self._admit, sock, remote)
 
     async def _admit(self, sock: socket.socket, remote: str) -> None:
         number = sock.fileno()
@@ -120,6 +118,7 @@ class Inbound:
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
         self._control_remotes.pop(tunnel, None)
+        self._controls.pop(tunnel, None)
 
     # --- streams --------------------------------------------------------------------------------------------------
 
@@ -142,15 +141,20 @@ class Inbound:
             role = tunnel.peer.spiffe.role
             self._refuse(tunnel, stream, Code.DENIED, f"role {role} may not open {CONTROL} at a {self._owner.role}")
             return
+        others = [local for local in self._controls.get(tunnel, ()) if not local.ended]
+        if len(others) >= limits.CONTROL_STREAMS_PER_TUNNEL:
+            self._refuse(tunnel, stream, Code.LIMIT, f"{len(others)} control streams are open on this tunnel already")
+            return
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         flow = self._flow(tunnel, Open(service=CONTROL))
         flow.side = "control"
-        local = LocalSocket(self._loop, ours, self._owner, flow)
+        local = LocalSocket(self._loop, ours, self._streams, flow)
         local.join(tunnel, stream)
-        self._owner.live(local)
+        self._streams.live(local)
+        self._controls[tunnel] = [*others, local]
         remote = self._control_remotes.get(tunnel, "")
-        self._nursery.start_soon(self._owner.control, theirs, tunnel, remote)
+        self._tasks.start_soon(self._owner.control, theirs, tunnel, remote)
 
     def _flow(self, tunnel: Tunnel, wish: Open) -> LiveFlow:
         flow = LiveFlow(
@@ -169,8 +173,13 @@ class Inbound:
         return flow
 
     def _open_service(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None:
+        role = tunnel.peer.spiffe.role
+        if role != "host":
+            # The policy's subjects are hosts: a gateway of the same name is somebody else (C07).
+            self._refuse(tunnel, stream, Code.DENIED, f"role {role} may not open a stream to a service")
+            return
         flow = self._flow(tunnel, wish)
-        refusal = self._owner.judge(flow)
+        refusal = self._streams.judge(flow)
         instance = self._owner.own_instance(wish.service, wish.target)
         if refusal is not None:
             code, reason, rule = Code.DENIED, refusal.reason, refusal.rule
@@ -179,17 +188,20 @@ class Inbound:
         elif (why := self._owner.draining or instance.draining) is not None:
             code, reason, rule = Code.DRAINING, f"draining: {why}", None
         else:
-            flow.instance = instance.id
-            self._connect(tunnel, stream, flow, instance)
-            return
+            try:
+                self._connect(tunnel, stream, flow, instance)
+                return
+            except Unavailable as exc:
+                code, reason, rule = Code.CONNECT_FAILED, exc.what, None
         self._refuse(tunnel, stream, code, reason, rule)
-        self._owner.not_live(flow, "refused" if code is Code.DENIED else "failed", reason, rule)
+        self._streams.not_live(flow, "refused" if code is Code.DENIED else "failed", reason, rule)
 
     def _connect(self, tunnel: Tunnel, stream: Stream, flow: LiveFlow, instance: Instance) -> None:
-        endpoint = parse_endpoint(instance.target)
-        sock = socket.socket(socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET, socket.SOCK_STREAM)
+        family, address = self._owner.targets.address(instance.target)
+        sock = socket.socket(family, socket.SOCK_STREAM)
         sock.setblocking(False)
         tune(sock)
-        local = LocalSocket(self._loop, sock, self._owner, flow)
-        self._owner.live(local)
-        local.connect(tunnel, stream, (endpoint.host, endpoint.port))
+        self._streams.placed(flow, instance.id)
+        local = LocalSocket(self._loop, sock, self._streams, flow)
+        self._streams.live(local)
+        local.connect(tunnel, stream, address)

@@ -27,8 +27,8 @@ class LiveFlow:
     """Who talks to what, under which permit. `started` is wall-clock unix seconds, `began` and `accepted` monotonic."""
 
     __slots__ = (
-        "accepted", "began", "failure", "host", "id", "instance", "observed", "peer", "permit", "service", "settled",
-        "side", "site", "started", "subject", "tried", "user", "via",
+        "accepted", "began", "failure", "host", "id", "instance", "last_refusal", "observed", "peer", "permit",
+        "service", "settled", "side", "site", "started", "subject", "tried", "tries", "user", "via",
     )  # fmt: skip
 
     def __init__(
@@ -51,6 +51,11 @@ class LiveFlow:
         self.peer = ""
         self.via: str | None = None
         self.tried: set[str] = set()
+        """Instances that failed it."""
+        self.tries = 0
+        """Streams opened for it so far."""
+        self.last_refusal = ""
+        """Why the instance tried last did not take it, in words."""
         self.settled: trio.Event | None = None
         """Set when it was accepted or failed, for whoever waits to be told (`dial`)."""
         self.failure: MeshError | None = None

@@ -10,7 +10,6 @@ from __future__ import annotations
 import pwd
 import random
 import socket
-from functools import partial
 from typing import Protocol
 
 import trio
@@ -18,11 +17,14 @@ import trio
 from agents import clock
 from agents.workers.live import LiveFlow
 from agents.workers.pool import TunnelPool, connect, tune
+from agents.workers.streams import Streams
+from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.errors import PeerError
-from bridge.policy.decide import Refusal, Subject
+from bridge.lines import plain
+from bridge.policy.decide import Subject
 from bridge.ports import local_user_of
-from bridge.relay.local import LocalOwner, LocalSocket
+from bridge.relay.local import LocalSocket
 from bridge.relay.loop import Loop
 from bridge.relay.splice import Splice
 from bridge.relay.tunnel import Tunnel
@@ -40,7 +42,7 @@ _TRY_ANOTHER = frozenset({Code.CONNECT_FAILED, Code.UNKNOWN_SERVICE, Code.DRAINI
 _TUNNEL_GONE = frozenset({Code.ABORTED, Code.SHUTDOWN, Code.NO_ERROR, Code.INTERNAL})
 
 
-class OutboundOwner(LocalOwner, Protocol):
+class OutboundOwner(Protocol):
     """The worker, as far as what goes out needs it."""
 
     name: str
@@ -48,35 +50,27 @@ class OutboundOwner(LocalOwner, Protocol):
     trust_domain: str
     snapshot: Snapshot
 
-    @property
-    def draining(self) -> str | None: ...
-
-    def judge(self, flow: LiveFlow) -> Refusal | None: ...
-    def needs_user(self, flow: LiveFlow) -> bool: ...
-    def live(self, local: LocalSocket) -> None: ...
-    def not_live(self, flow: LiveFlow, result: str, reason: str, rule: str | None) -> None: ...
-    def splice_live(self, splice: Splice, flow: LiveFlow) -> None: ...
-    def splice_ended(self, splice: Splice, reason: str) -> None: ...
-    def load_of(self, instance_id: str) -> int: ...
-
 
 class Outbound:
     """Choice of instances and the way there, for one worker."""
 
-    def __init__(self, loop: Loop, nursery: trio.Nursery, pool: TunnelPool, owner: OutboundOwner) -> None:
+    def __init__(self, loop: Loop, tasks: Tasks, pool: TunnelPool, streams: Streams, owner: OutboundOwner) -> None:
         self._loop = loop
-        self._nursery = nursery
+        self._tasks = tasks
         self._pool = pool
+        self._streams = streams
         self._owner = owner
         self._rng = random.Random()
         self.ejections = Ejections()
         self._budget = RetryBudget()
+        self.waiting = 0
+        """Connections whose user is being found out; they have a socket each and are not live yet."""
 
     def connection(self, service: ServiceName, sock: socket.socket, address: object) -> None:
         """A local program connected to the service's address. Called by a listener, inside the loop."""
         flow = self._flow(service, None)
-        if self._owner.needs_user(flow):
-            self._nursery.start_soon(self._attested, sock, flow)
+        if self._streams.needs_user(flow):
+            self._tasks.start_soon(self._attested, sock, flow)
         else:
             self._begin(sock, flow)
 
@@ -87,15 +81,15 @@ class Outbound:
             AnswerIsNo: policy refuses it. Unavailable: no instance could be reached.
         """
         flow = self._flow(service, user)
-        refusal = self._owner.judge(flow)
+        refusal = self._streams.judge(flow)
         if refusal is not None:
-            self._owner.not_live(flow, "refused", refusal.reason, refusal.rule)
+            self._streams.not_live(flow, "refused", refusal.reason, refusal.rule)
             sock.close()
             raise AnswerIsNo(
                 refusal.reason, hint=f"meshbridge policy explain host:{self._owner.name} {service.service}"
             )
         settled = flow.settled = trio.Event()
-        self._nursery.start_soon(self._place, LocalSocket(self._loop, sock, self._owner, flow))
+        self._tasks.start_soon(self._place, LocalSocket(self._loop, sock, self._streams, flow))
         await settled.wait()
         if flow.failure is not None:
             raise flow.failure
@@ -119,32 +113,37 @@ class Outbound:
 
     async def _attested(self, sock: socket.socket, flow: LiveFlow) -> None:
         """A rule names local users: find out whose connection this is (the uid that owns its other end)."""
+        self.waiting += 1
         try:
-            peer, ours = sock.getpeername(), sock.getsockname()
-            uid = await trio.to_thread.run_sync(local_user_of, peer[0], peer[1], ours[0], ours[1])
-            flow.user = user_name(uid) if uid is not None else None
+            ends = (*sock.getpeername()[:2], *sock.getsockname()[:2])
+            # In a thread: the name of a user may have to be asked of a directory server.
+            flow.user = await trio.to_thread.run_sync(_connecting_user, *ends)
+            self._begin(sock, flow)
         except OSError:
             sock.close()
-            return
-        self._begin(sock, flow)
+        except BaseException:
+            sock.close()
+            raise
+        finally:
+            self.waiting -= 1
         self._loop.settle()
 
     def _begin(self, sock: socket.socket, flow: LiveFlow) -> None:
-        refusal = self._owner.judge(flow)
+        refusal = self._streams.judge(flow)
         if refusal is not None:
             sock.close()
-            self._owner.not_live(flow, "refused", refusal.reason, refusal.rule)
+            self._streams.not_live(flow, "refused", refusal.reason, refusal.rule)
             return
         tune(sock)
-        local = LocalSocket(self._loop, sock, self._owner, flow)
+        local = LocalSocket(self._loop, sock, self._streams, flow)
         self._budget.count_first(self._loop.now)
         instance = self._choose(flow)
         tunnel = self._warm(instance)
         if instance is not None and tunnel is not None:
-            self._owner.live(local)
+            self._streams.live(local)
             self._open(local, flow, instance, tunnel)
         else:
-            self._nursery.start_soon(self._place, local)
+            self._tasks.start_soon(self._place, local)
 
     # --- choosing -------------------------------------------------------------------------------------------------
 
@@ -167,7 +166,7 @@ class Outbound:
                 site=_site_of(snapshot, i),
                 healthy=_healthy(snapshot, i),
                 ejected=i.id in ejected,
-                load=owner.load_of(i.id) / max(i.weight, 1),
+                load=self._streams.load_of(i.id) / max(i.weight, 1),
                 usable=_serves(snapshot, i) and (i.host == owner.name or self._reachable(i.host)),
             )
             for i in instances
@@ -184,7 +183,8 @@ class Outbound:
         return self._pool.usable(SpiffeId(self._owner.trust_domain, "host", instance.host))
 
     def _open(self, local: LocalSocket, flow: LiveFlow, instance: Instance, tunnel: Tunnel) -> None:
-        flow.instance = instance.id
+        flow.tries += 1
+        self._streams.placed(flow, instance.id)
         flow.peer = instance.host
         flow.via = tunnel.via
         local.open(
@@ -195,7 +195,7 @@ class Outbound:
 
     async def _place(self, local: LocalSocket) -> None:
         flow: LiveFlow = local.context  # type: ignore[assignment]
-        self._owner.live(local)
+        self._streams.live(local)
         failure: MeshError = Unavailable(
             f"no instance of {flow.service} answered within {limits.OPEN_WAIT_TIMEOUT:.0f} s"
         )
@@ -212,13 +212,12 @@ class Outbound:
         self._loop.settle()
 
     async def _try_instances(self, local: LocalSocket, flow: LiveFlow) -> None:
-        reason = ""
         while not local.ended:
             instance = self._choose(flow)
             if instance is None:
-                raise Unavailable(self._why_none(flow, reason))
-            if flow.tried and not self._budget.allow_again(self._loop.now):
-                raise Unavailable(f"{reason} (and the retry budget is used up)")
+                raise Unavailable(self._why_none(flow))
+            if (flow.tried or flow.tries) and not self._budget.allow_again(self._loop.now):
+                raise Unavailable(f"{flow.last_refusal} (and the retry budget is used up)")
             try:
                 if instance.host == self._owner.name:
                     await self._here(local, flow, instance)
@@ -229,13 +228,13 @@ class Outbound:
                         self._loop.settle()
                 return
             except (Unavailable, PeerError) as exc:
-                reason = exc.what
+                flow.last_refusal = exc.what
                 flow.tried.add(instance.id)
                 self.ejections.report_failure(instance.id, self._loop.now)
 
-    def _why_none(self, flow: LiveFlow, reason: str) -> str:
-        if reason:
-            return reason
+    def _why_none(self, flow: LiveFlow) -> str:
+        if flow.last_refusal:
+            return flow.last_refusal
         service = self._owner.snapshot.service(flow.service)
         if service is None or not service.instances:
             return f"{flow.service} has no instance"
@@ -244,17 +243,18 @@ class Outbound:
     async def _here(self, local: LocalSocket, flow: LiveFlow, instance: Instance) -> None:
         """The chosen instance is on this very host: no tunnel, the two sockets are joined."""
         target = await connect(instance.target)
-        flow.instance = instance.id
-        flow.peer = self._owner.name
         sock = local.release()
         if sock is None:
             target.close()
             return
-        flow.accepted = self._loop.now
-        if flow.settled is not None:
-            flow.settled.set()
-        splice = Splice(self._loop, sock, target, self._owner.splice_ended)
-        self._owner.splice_live(splice, flow)
+        self._streams.placed(flow, instance.id)
+        flow.peer = self._owner.name
+        try:
+            splice = Splice(self._loop, sock, target, self._streams.splice_ended)
+        except OSError as exc:  # it has closed both
+            self._streams.local_ended(local, "failed", f"out of descriptors: {exc.strerror}")
+            return
+        self._streams.splice_live(splice, local)
 
     # --- answers --------------------------------------------------------------------------------------------------
 
@@ -265,17 +265,24 @@ class Outbound:
         """The chosen instance did not take it: try another one, or tell the program."""
         another = reason.code in _TRY_ANOTHER
         gone = reason.code in _TUNNEL_GONE
+        flow.last_refusal = f"{flow.peer} refused it" + (f": {plain(reason.reason)}" if reason.reason else "")
         if another:
             self.ejections.report_failure(flow.instance, self._loop.now)
-        if (another or gone) and len(flow.tried) + 1 < limits.CONNECT_TRIES:
+        # Streams are counted, not instances: one whose tunnel breaks at every OPEN must not be tried without end.
+        if (another or gone) and flow.tries < limits.CONNECT_TRIES:
             if another:
                 flow.tried.add(flow.instance)
-            self._nursery.start_soon(partial(self._place, local))
+            self._tasks.start_soon(self._place, local)
             return
         denied = reason.code == Code.DENIED
-        text = f"{flow.peer} refused it: {reason.reason}" if reason.reason else f"{flow.peer} refused it"
-        flow.failure = AnswerIsNo(text) if denied else Unavailable(text)
-        local.abort(Code.NO_ERROR, "refused" if denied else "failed", text)
+        flow.failure = AnswerIsNo(flow.last_refusal) if denied else Unavailable(flow.last_refusal)
+        local.abort(Code.NO_ERROR, "refused" if denied else "failed", flow.last_refusal)
+
+
+def _connecting_user(peer_address: str, peer_port: int, address: str, port: int) -> str | None:
+    """Whose connection it is, by name; None when nobody can be named."""
+    uid = local_user_of(peer_address, peer_port, address, port)
+    return user_name(uid) if uid is not None else None
 
 
 def user_name(uid: int) -> str:

@@ -40,6 +40,7 @@ class PoolOwner(Protocol):
     def tunnel_gone(self, tunnel: Tunnel, reason: str) -> None: ...
     def is_revoked(self, spiffe_id: str, key: str) -> str | None: ...
     def advertised(self, host: str) -> str | None: ...
+    def notice(self, event: str, text: str) -> None: ...
     async def find_path(self, host: str) -> Path: ...
 
 
@@ -76,12 +77,18 @@ class TunnelPool:
         self._retired: set[Tunnel] = set()
         self._dials: dict[SpiffeId, _Dial] = {}
         self.handshakes_failed = 0
-        self.reload_identity()
+        self._server: ssl.SSLContext = mutual_server(identity, root)
+        self._client: ssl.SSLContext = mutual_client(identity, root)
 
     def reload_identity(self) -> None:
-        """Use identity.pem as it is now for new handshakes; tunnels made with the one before take no new streams."""
-        self._server: ssl.SSLContext = mutual_server(self._identity, self._root)
-        self._client: ssl.SSLContext = mutual_client(self._identity, self._root)
+        """Use identity.pem as it is now for new handshakes; tunnels made with the one before take no new streams. A
+        file that cannot be used changes nothing."""
+        try:
+            server, client = mutual_server(self._identity, self._root), mutual_client(self._identity, self._root)
+        except InputError as exc:
+            self._owner.notice("identity-unusable", f"{exc}; the one before stays in use")
+            return
+        self._server, self._client = server, client
         for tunnel in self.all():
             self.retire(tunnel, "the certificate was renewed")
         self._loop.settle()
@@ -131,6 +138,7 @@ class TunnelPool:
             outcome.error = exc.what
         except Exception as exc:  # a bug here must not leave the waiters waiting or end the worker
             outcome.error = f"internal error: {type(exc).__name__}"
+            self._loop.count_crash(exc)
         finally:
             del self._dials[peer]
             outcome.done.set()
@@ -146,7 +154,7 @@ class TunnelPool:
                 return await self._dial(address, peer, None)
             except PeerRefused:
                 raise  # it is there and one of us must not talk to the other: no other way will change that
-            except PeerError as exc:
+            except (PeerError, InputError) as exc:
                 reasons.append(f"directly at {address}: {exc.what}")
         try:
             path = await self._owner.find_path(name)
@@ -213,7 +221,8 @@ class TunnelPool:
             peer_chain(tls),
             now=clock.now(),
             trust_domain=self._me.trust_domain,
-            roles=(expected.role,) if expected else ("host", "gateway"),
+            # Hosts are what dials; a gateway never does.
+            roles=(expected.role,) if expected else ("host",),
             purpose="open a tunnel",
             is_revoked=self._owner.is_revoked,
             name=expected.name if expected else None,
@@ -233,14 +242,18 @@ class TunnelPool:
             raise
         finally:
             self._coming.pop(tunnel, None)
-        if tunnel.closed is not None:
-            raise PeerError(tunnel.closed)
+        over = tunnel.closed or tunnel.closing
+        if over is not None:
+            raise PeerError(over)
         return tunnel
 
     # --- what tunnels tell us -------------------------------------------------------------------------------------
 
     def tunnel_up(self, tunnel: Tunnel) -> None:
-        self._tunnels.setdefault(tunnel.peer.spiffe, []).append(tunnel)
+        tunnels = self._tunnels.setdefault(tunnel.peer.spiffe, [])
+        tunnels.append(tunnel)
+        if len(tunnels) > limits.TUNNELS_PER_PEER:
+            tunnel.close(Code.LIMIT, f"{tunnel.peer.spiffe} has {limits.TUNNELS_PER_PEER} tunnels already")
         waiting = self._coming.get(tunnel)
         if waiting is not None:
             waiting.set()
