@@ -60,11 +60,15 @@ def _send(sock: socket.socket, done: int) -> None:
 
 
 def _receive(sock: socket.socket) -> None:
-    buffer = bytearray(limits.SPLICE_CHUNK)
-    view = memoryview(buffer)
+    view = memoryview(bytearray(limits.SPLICE_CHUNK))
+    ready = select.poll()
+    ready.register(sock, select.POLLIN)
+    ready.register(_STDOUT, 0)  # only whether its reader is gone, which a service that says nothing would hide
     while True:
+        if any(fd == _STDOUT for fd, _ in ready.poll()):
+            raise BrokenPipeError
         try:
-            size = sock.recv_into(buffer)
+            size = sock.recv_into(view)
         except ConnectionError:
             return
         if size == 0:

@@ -61,6 +61,8 @@ class HomeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """`ADDR:PORT` of the DNS server; None: the slice's first usable address, port 5300."""
     certificate_lifetime: float = limits.CERTIFICATE_LIFETIME
     """Seconds; of the certificates that this gateway issues."""
+    invite: str | None = None
+    """Id of the token that this host enrolled with, so that using it again is seen to be done already."""
 
     def __post_init__(self) -> None:
         parse = parse_gateway if self.role == "gateway" else parse_host

@@ -37,13 +37,13 @@ from bridge.dns.addresses import parse_slice
 from bridge.errors import PeerError, TlsFacts
 from bridge.identity import certificates, contexts
 from bridge.identity.certificates import PrivateKey
-from bridge.identity.identity_file import store_identity
+from bridge.identity.identity_file import load_identity, store_identity
 from bridge.identity.issuer import make_csr
 from bridge.identity.tokens import Token, parse_token
 from bridge.identity.verify import verify_peer
 from inventory.authority import AuthorityError, Slice
 from inventory.endpoints import parse_endpoint
-from inventory.errors import AnswerIsNo, InputError, Unavailable
+from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import lock_home, make_home, read_file, read_secret, write_file, write_secret
 from inventory.model import Gateway
 from inventory.names import Role, SpiffeId, shown
@@ -126,7 +126,12 @@ async def join(
     config = _configured(token, before, options)
     make_home(home)
     with lock_home(home):
-        key = _pending_key(home, token, before)
+        if before is not None and before.invite == token.invite and _is_good(home):
+            say("this host is enrolled with this token already")
+            store_config(home, config)
+            Home(home).pending.unlink(missing_ok=True)
+            return config
+        key = _pending_key(home, token)
         enrolled, start = await _Applicant(token, key, version, dial).enrol(say)
         _complete(home, config, key, enrolled=enrolled, start=start)
     return config
@@ -157,7 +162,7 @@ def _configured(token: Token, before: HomeConfig | None, options: JoinOptions) -
         changes["advertise"] = _default_advertise(options.listen)
     gateways = tuple(Gateway(name=name, address=address) for name, address in token.gateways)
     fields = {name: getattr(old, name) for name in old.__struct_fields__}
-    config = HomeConfig(**{**fields, **changes, "gateways": gateways})
+    config = HomeConfig(**{**fields, **changes, "gateways": gateways, "invite": token.invite})
     if config.advertise is not None and config.listen is None:
         raise InputError("an address is advertised but nothing listens", hint="give --listen as well")
     return config
@@ -182,7 +187,15 @@ def _default_advertise(listen: str) -> str:
     return str(endpoint)
 
 
-def _pending_key(home: Path, token: Token, before: HomeConfig | None) -> PrivateKey:
+def _is_good(home: Path) -> bool:
+    """Whether the home has an identity that can still be used."""
+    try:
+        return load_identity(Home(home).identity).leaf.not_after > clock.now()
+    except MeshError:
+        return False
+
+
+def _pending_key(home: Path, token: Token) -> PrivateKey:
     """The key begun with for this token, or else a new one, on disk before anybody hears of it."""
     path = Home(home).pending
     if path.exists():

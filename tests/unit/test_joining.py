@@ -143,16 +143,33 @@ async def test_f04_a_key_begun_for_another_token_is_not_used(
     assert len(await keys_of(desk.registry, VM1)) == 2
 
 
-async def test_a_used_token_leaves_an_enrolled_home_as_it_was(
+async def test_f04_a_token_used_again_in_its_own_home_is_done_already(
     autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path
 ) -> None:
+    """Whoever was killed at the very end does not know that it had ended."""
     home, token = tmp_path / "vm1", await desk.invite()
     await enrol(network, token, home)
+    before, dialled = Home(home).identity.read_bytes(), len(network.dialled)
+    Home(home).pending.touch()
+    config = await enrol(network, token, home, addresses="127.97.0.0/16")
+    assert Home(home).identity.read_bytes() == before
+    assert len(network.dialled) == dialled
+    assert load_config(home) == config
+    assert config.addresses == "127.97.0.0/16"
+    assert not Home(home).pending.exists()
+
+
+async def test_c20_a_used_token_leaves_an_enrolled_home_as_it_was(
+    autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path
+) -> None:
+    home, first = tmp_path / "vm1", await desk.invite()
+    await enrol(network, first, home)
+    await enrol(network, await desk.invite(id="invite-2", secret=bytes(32)), home)
     before = Home(home).identity.read_bytes()
     with pytest.raises(AnswerIsNo, match="token refused"):
-        await enrol(network, token, home)
+        await enrol(network, first, home)
     assert Home(home).identity.read_bytes() == before
-    assert load_config(home).name == "vm1"
+    assert load_config(home).invite == "invite-2"
 
 
 async def test_a_revoked_host_comes_back_in_its_home_with_a_new_key(
