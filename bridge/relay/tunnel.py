@@ -26,6 +26,8 @@ from inventory.names import shown
 _READ_SMALL = 16 * limits.KIB
 _RAW_VIEW = memoryview(bytearray(256 * limits.KIB))
 _NOTHING = memoryview(b"")
+_LAST_READS = 32
+"""Reads of what may lie in a broken connection: more than a socket's buffer holds."""
 _PINGS_UNANSWERED = limits.HEARTBEAT_MISSES - 1
 """Silence counts only when it followed this many pings: after a stall of our own, the peer's bytes may lie unread."""
 
@@ -159,6 +161,7 @@ class Tunnel:
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
+                self._hear_out()
                 self._broken(exc)
                 return
             self.bytes_out += sent
@@ -225,6 +228,14 @@ class Tunnel:
         if len(session.out) > limits.ANSWERS_MAX:
             raise PeerError("the peer does not read what it is sent")
         self.loop.touch(self)
+
+    def _hear_out(self) -> None:
+        """The peer takes nothing more. What it said before that may lie unread, and tells more than our error does."""
+        for _ in range(_LAST_READS):
+            before = self.bytes_in
+            self._guarded(self._read)
+            if self.closed is not None or self.bytes_in == before:
+                return
 
     def _receive(self, buffer: memoryview, end: int) -> int:
         return self.session.receive(buffer, end) if self._is_live else end

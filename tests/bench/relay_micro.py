@@ -1,12 +1,12 @@
-"""I/O: the relay alone, for comparing one change with another: two processes over loopback TLS, nothing else of the product.
+"""I/O: the relay alone, to compare one change with another: two processes over loopback TLS, nothing else of ours.
 
     python -m tests.bench.relay_micro [--seconds 3] [--connections 32] [--body 256]
 
     client process ── TCP ── A (tunnel, opener) ══ TLS ══ B (tunnel) ── TCP ── echo process
 
-Prints requests/s with CONNECTIONS connections, new connections/s, bulk GB/s in one direction, each with the CPU of A and
-B together per unit, and the memory per idle stream. Client and echo are written for little CPU; on a machine with few
-cores they take their share, so compare runs with each other, not with the figures of design documents.
+Prints requests/s with 1, CONNECTIONS and eight times as many connections, new connections/s, and GB/s in one direction,
+each with the CPU of A and B together per unit, and the memory per idle stream. Client and echo cost little but not
+nothing: on a machine with few cores, compare runs with each other and not with figures from elsewhere.
 """
 
 from __future__ import annotations

@@ -149,6 +149,18 @@ def test_a_refused_tunnel_says_why_before_it_closes(contexts: Contexts) -> None:
     rig.close()
 
 
+def test_a_reason_that_lies_unread_when_writing_fails_is_heard(contexts: Contexts) -> None:
+    """The peer refused and went; we notice when we want to write, before we have read why."""
+    rig = Rig.bare(contexts)
+    rig.join()
+    rig.b.tunnel.refuse(Code.REVOKED, "host/a is revoked")
+    rig.b.tunnel.flush()
+    rig.a.tunnel.accept()
+    rig.a.tunnel.flush()
+    assert rig.a.tunnel_ends == ["the peer refused the tunnel: revoked, 'host/a is revoked'"]
+    rig.close()
+
+
 def test_what_came_with_the_end_of_the_handshake_is_acted_on(contexts: Contexts) -> None:
     rig = Rig.bare(contexts)
     rig.join()
@@ -281,6 +293,7 @@ def test_urgent_frames_go_first(scripted: Scripted) -> None:
 
 def test_a_peer_that_does_not_read_its_answers_is_let_go(scripted: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "ANSWERS_MAX", 5000)
+    scripted.tunnel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     scripted.side.serve = lambda stream, wish: None
     scripted.write(HELLO(), ACCEPT())
     at = 1
