@@ -324,6 +324,22 @@ def test_c44_reasons_that_cannot_be_printed_are_refused(op: CommandLine, option:
     assert op.json("host", "show", "vm1")["revoked"] is None
 
 
+def test_c11_what_operators_write_is_data_and_never_expanded(op: CommandLine) -> None:
+    text = "{{ 7*7 }} ${HOME} $(id) `id` %(x)s %n ../../etc/passwd <b> [red]x[/red] \\x1b"
+    op.ok("host", "add", "vm1")
+    placed(op)
+    op.ok("service", "drain", "web", "--reason", text)
+    op.ok("host", "revoke", "vm1", "--reason", text)
+    policy = f'[[allow]]\nname = "{text.replace(chr(92), "/")}"\nfrom = ["host:vm1"]\nto = ["web"]\n'
+    op.ok("policy", "apply", "-", "-m", text, input=policy)
+    assert op.json("host", "show", "vm1")["revoked"] == text
+    assert op.json("service", "list")[0]["draining"] == text
+    assert op.json("policy", "log")[-1]["message"] == text
+    assert op.ok("policy", "show").out == policy
+    for table in (op.ok("host", "show", "vm1").out, op.ok("service", "list").out, op.ok("policy", "log").out):
+        assert text in table
+
+
 # --- the audit trail --------------------------------------------------------------------------------------------------
 
 
