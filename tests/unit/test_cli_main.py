@@ -199,8 +199,9 @@ def test_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:
     assert app.default_home() == Path("/home/me/.config/meshbridge")
 
 
-def test_the_home_may_come_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_home_may_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("MESHBRIDGE_HOME", str(tmp_path / "elsewhere"))
-    done = subprocess.run([sys.executable, "-m", "cli.main", "status"], capture_output=True, text=True, check=False)
-    assert done.returncode == 64
-    assert str(tmp_path / "elsewhere") in done.stderr
+    assert main.run(["status"]) == 64
+    assert str(tmp_path / "elsewhere") in capsys.readouterr().err

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.cli import CommandLine, operator_home
+from tests.support.cli import CommandLine, copy_of, operator_home
 
 POLICY = """\
 # who reads what
@@ -30,15 +30,20 @@ to = ["ledger"]
 """
 
 
-@pytest.fixture
-def op(tmp_path: Path) -> CommandLine:
-    op = operator_home(tmp_path)
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> CommandLine:
+    op = operator_home(tmp_path_factory.mktemp("made"))
     op.ok("host", "add", "billing-1")
     op.ok("host", "add", "night", "--label", "role=batch")
     op.ok("host", "add", "old", "--label", "os=aix", "--label", "role=batch")
     op.ok("host", "add", "vm1")
     op.ok("service", "add", "ledger", "--host", "vm1", "--target", "127.0.0.1:9000")
     return op
+
+
+@pytest.fixture
+def op(made: CommandLine, tmp_path: Path) -> CommandLine:
+    return copy_of(made, tmp_path)
 
 
 def test_check_needs_no_estate(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import trio
 
 from agents import bootstrap, clock
 from agents.estate import Home, HomeConfig, inspect, load_config, open_registry, operate, store_config
@@ -35,11 +36,17 @@ from tests.support.memory_registry import MemoryRegistry
 GENESIS = "ab" * 32
 
 
-@pytest.fixture
-async def home(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "op"
     estate = bootstrap.new_estate(domain="t.internal", gateway="gw1=127.0.0.1:17443", operator_name="alice")
-    await bootstrap.init(tmp_path / "op", estate)
-    return tmp_path / "op"
+    trio.run(bootstrap.init, path, estate)
+    return path
+
+
+@pytest.fixture
+def home(made: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(made, tmp_path / "op")
 
 
 def config(**changes: object) -> HomeConfig:

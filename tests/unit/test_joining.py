@@ -114,11 +114,12 @@ async def test_a_joined_home_holds_all_that_an_agent_needs(
 
 
 async def test_f04_a_retry_after_a_lost_answer_uses_the_same_key(
-    autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path
+    autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The token is spent and the identity lost on its way: the worst moment."""
     home, token = tmp_path / "vm1", await desk.invite()
     network.lose_answer = True
+    monkeypatch.setattr(limits, "ENROLMENT_PATIENCE", 1.0)
     with pytest.raises(Unavailable):
         await enrol(network, token, home)
     spent = await keys_of(desk.registry, VM1)
@@ -132,10 +133,11 @@ async def test_f04_a_retry_after_a_lost_answer_uses_the_same_key(
 
 
 async def test_f04_a_key_begun_for_another_token_is_not_used(
-    autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path
+    autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home, first = tmp_path / "vm1", await desk.invite()
     network.lose_answer = True
+    monkeypatch.setattr(limits, "ENROLMENT_PATIENCE", 1.0)
     with pytest.raises(Unavailable):
         await enrol(network, first, home)
     network.lose_answer = False
