@@ -142,7 +142,7 @@ class GatewayAgent(Node):
     async def _end_session(self, host: str) -> None:
         await trio.sleep(limits.DRAIN_NOTICE)
         if self.snapshot.host(host) is None or self.snapshot.host_revoked(host) is not None:
-            self._control.end(host)
+            self._control.end(host, self.snapshot.host_revoked(host) or f"host {host} was removed")
 
     async def _tell_worker(self) -> None:
         # A gateway's worker decides who may connect, not which service may be used: it needs no rules and no invites.
@@ -261,7 +261,8 @@ class GatewayAgent(Node):
                 self._nursery.start_soon(self._guest, fds[0], message.remote)
             case m.ControlStream():
                 spiffe = parse_spiffe_id(message.spiffe_id)
-                self._nursery.start_soon(self._control.serve, fds[0], spiffe.name, message.key, message.remote)
+                serve = partial(self._control.serve, remote=message.remote, not_after=message.not_after)
+                self._nursery.start_soon(serve, fds[0], spiffe.name, message.key)
             case m.Unjoined():
                 self._paths.ended(message.id)
             case _:

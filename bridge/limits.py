@@ -88,6 +88,10 @@ HEARTBEAT_MISSES = 3
 """A silent tunnel is given up after 15 s; TCP alone would take 15 minutes to 2 hours (F11)."""
 TUNNEL_IDLE = 600.0
 """A tunnel without streams is closed after this, unless it carries the control stream."""
+TUNNELS_PER_PEER = 16
+"""A peer has one, and for a while those that are being replaced; more than this is no use to anybody honest."""
+CONTROL_STREAMS_PER_TUNNEL = 2
+"""One, and one that is about to end."""
 DIAL_TIMEOUT = 3.0
 """TCP connect to a tunnel peer; after it the path through a gateway is tried."""
 OPEN_TIMEOUT = 10.0
@@ -96,6 +100,9 @@ CONNECT_TIMEOUT = 5.0
 """An agent's connect to its own instance's target."""
 OPEN_WAIT_TIMEOUT = 15.0
 """How long an accepted local connection may wait for a stream, all tries together."""
+TARGET_LOOKUP_INTERVAL = 10.0
+"""Between two look-ups of the name in an instance's target; the data path uses the last answer."""
+TARGET_LOOKUP_TIMEOUT = 5.0
 
 # --- Paths through a gateway --------------------------------------------------------------------------------------
 TICKET_LIFETIME = 30.0
@@ -103,10 +110,26 @@ SPLICE_CHUNK = 256 * KIB
 """Bytes moved by one splice(2) call; the pipe between two sockets is made this large where the kernel allows."""
 SPLICES_MAX = 4000
 PATH_TIMEOUT = 8.0
+PATHS_ASKED_MAX = 256
+"""Offered paths that wait for one host, and dials back to gateways that one host has under way."""
 
 # --- Control ------------------------------------------------------------------------------------------------------
 CONTROL_MESSAGE_MAX = 16 * MIB
 """One message of the control stream; the largest is a full snapshot."""
+CONTROL_WORDS_MAX = 1000
+"""Characters of a reason or an error in a control message."""
+UPDATE_PART_BYTES = 4 * MIB
+"""A larger update goes out in parts, so that other messages get their turn between them."""
+UPDATE_PARTS_MAX = 64
+"""Parts of one update that a host takes: what a slice on disk may have."""
+STREAMS_LISTED = 5000
+"""Live streams that a host tells its gateway about; there may be more."""
+SESSION_QUESTIONS = 16
+"""Questions of one host that a gateway works on at a time; the next one waits, and that host with it."""
+REPORT_INTERVAL = 0.05
+"""Reports of one host count at most this often: each may concern every other host."""
+RENEWAL_INTERVAL = 1.0
+"""Certificates for one host are issued at most this often."""
 JSON_DEPTH_MAX = 32
 """Nesting accepted before decoding (H16)."""
 LEASE = 15.0
@@ -209,6 +232,8 @@ PERMIT_USERS_CACHED = 100
 
 # --- Records ------------------------------------------------------------------------------------------------------
 LOG_LINE_MAX = 1 * KIB
+NOTICES_PENDING_MAX = 64
+"""Notices of a worker that its supervisor has not taken yet; what is above is counted and told with the next one."""
 FLOWS_KEPT = 10000
 FLOW_FILE_MAX = 10 * MIB
 """flows.jsonl is rotated once at this size, so two files bound the disk it takes."""

@@ -20,13 +20,18 @@ from inventory.strict_json import decode
 
 _LENGTH = struct.Struct(">I")
 _READ = 64 * limits.KIB
+_NOTHING = memoryview(b"")
 
 Out = TypeVar("Out")
 In = TypeVar("In")
 
 
 class ControlEnded(PeerError):
-    """The other side is gone, or what it said cannot be read."""
+    """The session cannot go on: what came cannot be read, or nobody reads what is sent."""
+
+
+class ControlLost(ControlEnded):
+    """The other side is gone: there is nobody to say anything to."""
 
 
 class ControlChannel(Generic[Out, In]):
@@ -34,29 +39,42 @@ class ControlChannel(Generic[Out, In]):
 
     def __init__(self, sock: socket.socket, receives: object, *, max_bytes: int = limits.CONTROL_MESSAGE_MAX) -> None:
         sock.setblocking(False)
-        self._stream = trio.SocketStream(trio.socket.from_stdlib_socket(sock))
+        self._sock = trio.socket.from_stdlib_socket(sock)
         self._receives: type[In] = receives  # type: ignore[assignment]
         self._max = max_bytes
         self._buffer = bytearray()
         self._sending = trio.Lock()
+        self._unsent = _NOTHING
+        """The rest of a message whose sender was cancelled: it goes out before the next one."""
 
     async def send(self, message: Out) -> None:
-        """Raises ControlEnded when nobody takes it within CONTROL_REQUEST_TIMEOUT."""
+        """Send a message. Cancelled, it was sent whole, not at all, or the next one brings the rest.
+
+        Raises:
+            ControlEnded: nobody takes it within CONTROL_REQUEST_TIMEOUT, or nobody is there.
+        """
         body = msgspec.json.encode(message)
         if len(body) > self._max:
             raise ControlEnded(f"a message of {len(body)} bytes is larger than {self._max}")
         with trio.move_on_after(limits.CONTROL_REQUEST_TIMEOUT):
             async with self._sending:
-                try:
-                    await self._stream.send_all(_LENGTH.pack(len(body)) + body)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
-                    raise ControlEnded("the control stream is closed") from None
+                await self._send_rest()
+                self._unsent = memoryview(_LENGTH.pack(len(body)) + body)
+                await self._send_rest()
                 return
         raise ControlEnded("the other side does not read its control stream")
 
+    async def _send_rest(self) -> None:
+        while self._unsent:
+            try:
+                sent = await self._sock.send(self._unsent)
+            except (OSError, trio.ClosedResourceError):
+                raise ControlLost("the control stream is closed") from None
+            self._unsent = self._unsent[sent:]
+
     async def receive(self) -> In:
-        """The next message. Raises ControlEnded."""
-        size = _LENGTH.unpack(await self._exactly(4))[0]
+        """The next message; once cancelled, not to be called again. Raises ControlEnded."""
+        size = _LENGTH.unpack(await self._exactly(_LENGTH.size))[0]
         if size > self._max:
             raise ControlEnded(f"a message of {size} bytes, at most {self._max} are allowed")
         body = await self._exactly(size)
@@ -69,15 +87,16 @@ class ControlChannel(Generic[Out, In]):
     async def _exactly(self, size: int) -> bytes:
         while len(self._buffer) < size:
             try:
-                data = await self._stream.receive_some(_READ)
-            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                data = await self._sock.recv(_READ)
+            except (OSError, trio.ClosedResourceError):
                 data = b""
             if not data:
-                raise ControlEnded("the control stream ended")
+                raise ControlLost("the control stream ended")
             self._buffer += data
         taken = bytes(self._buffer[:size])
         del self._buffer[:size]
         return taken
 
-    async def aclose(self) -> None:
-        await trio.aclose_forcefully(self._stream)
+    def close(self) -> None:
+        """Whoever waits in `send` or `receive` is told."""
+        self._sock.close()

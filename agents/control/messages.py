@@ -6,12 +6,27 @@ here is placement and signed entries; nothing in it is believed about authority 
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 
+from bridge import limits
 from bridge.flows import Flow
 from inventory.authority import SignedEntry
 from inventory.model import Health, Instance, Presence
 from inventory.policy_document import PolicyLeaf
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+"""What every JSON reader can hold; a question's `id` is one as well."""
+Name = Annotated[str, msgspec.Meta(max_length=253)]
+Words = Annotated[str, msgspec.Meta(max_length=limits.CONTROL_WORDS_MAX)]
+Csr = Annotated[bytes, msgspec.Meta(max_length=limits.CSR_MAX_BYTES)]
+
+
+def words(text: str) -> str:
+    """Text for a field of type Words: cut, and without what a reader would refuse."""
+    cut = text[: limits.CONTROL_WORDS_MAX].replace("\0", " ")
+    return cut.encode("utf-8", "replace").decode("utf-8")
 
 
 class Message(
@@ -27,11 +42,11 @@ class Hello(Message, frozen=True, kw_only=True, tag="hello"):
     """First message of a host. `epoch` grows with every start of its agent: of two sessions the older one
     is ended (F19)."""
 
-    version: str
-    epoch: int
-    number: int
+    version: Name
+    epoch: Count
+    number: Count
     """Highest authority entry it has seen; a gateway that knows fewer is behind and says so."""
-    advertise: str | None = None
+    advertise: Words | None = None
 
 
 class Report(Message, frozen=True, kw_only=True, tag="report"):
@@ -41,7 +56,7 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     """Instances from its own services.toml."""
     health: dict[str, Health] = {}
     """By instance id, for every instance that it hosts."""
-    streams: int = 0
+    streams: Count = 0
     """Live streams, so that a drain can be followed."""
 
 
@@ -50,31 +65,34 @@ class Flows(Message, frozen=True, kw_only=True, tag="flows"):
 
 
 class Renew(Message, frozen=True, kw_only=True, tag="renew"):
-    id: int
-    csr: bytes
+    id: Count
+    csr: Csr
     """DER."""
 
 
 class PathWanted(Message, frozen=True, kw_only=True, tag="path-wanted"):
     """Let me reach the host `peer` through you."""
 
-    id: int
-    peer: str
+    id: Count
+    peer: Name
 
 
 class Streams(Message, frozen=True, kw_only=True, tag="streams"):
     """Answer to StreamsWanted and Cut."""
 
-    id: int
+    id: Count
     streams: tuple[Flow, ...]
-    cut: int = 0
+    """The first STREAMS_LISTED of them."""
+    count: Count = 0
+    """How many there are."""
+    cut: Count = 0
 
 
 # --- gateway to host --------------------------------------------------------------------------------------------------
 
 
 class Welcome(Message, frozen=True, kw_only=True, tag="welcome"):
-    gateway: str
+    gateway: Name
     now: float
     """The gateway's clock, unix seconds: for words about clocks that disagree, never for a decision."""
 
@@ -83,8 +101,10 @@ class Update(Message, frozen=True, kw_only=True, tag="update"):
     """What the host may see changed. With `full` it is the whole, and what is not in it is gone (but for what can never
     be dropped: revocations, policy, operators)."""
 
-    revision: int
+    revision: Count
     full: bool = False
+    more: bool = False
+    """It goes on in the next update: the parts count together or not at all (see `parts`)."""
     entries: tuple[SignedEntry, ...] = ()
     dropped: tuple[str, ...] = ()
     """Entry keys no longer visible."""
@@ -96,46 +116,54 @@ class Update(Message, frozen=True, kw_only=True, tag="update"):
     """By instance id; None: no longer known."""
 
 
+class Refused(Message, frozen=True, kw_only=True, tag="refused"):
+    """The last message of a session that the gateway ends, and why."""
+
+    reason: Words
+
+
 class Renewed(Message, frozen=True, kw_only=True, tag="renewed"):
-    id: int
+    id: Count
     chain: str
     """PEM, leaf first; empty with `error`."""
-    error: str = ""
+    error: Words = ""
 
 
 class PathOffered(Message, frozen=True, kw_only=True, tag="path-offered"):
-    id: int
-    ticket: str
+    id: Count
+    ticket: Name
 
 
 class PathRefused(Message, frozen=True, kw_only=True, tag="path-refused"):
-    id: int
-    reason: str
+    id: Count
+    reason: Words
 
 
 class DialBack(Message, frozen=True, kw_only=True, tag="dial-back"):
     """Connect to me with this ticket: `peer` is waiting at the other end."""
 
-    ticket: str
-    peer: str
+    ticket: Name
+    peer: Name
 
 
 class StreamsWanted(Message, frozen=True, kw_only=True, tag="streams-wanted"):
-    id: int
+    id: Count
 
 
 class Cut(Message, frozen=True, kw_only=True, tag="cut"):
     """End every live stream: the drain deadline has passed."""
 
-    id: int
-    reason: str
+    id: Count
+    reason: Words
 
 
 class Draining(Message, frozen=True, kw_only=True, tag="draining"):
     """I am about to end: ask others for paths, and leave those that run through me when their streams have ended."""
 
-    reason: str
+    reason: Words
 
 
 FromHost = Hello | Report | Flows | Renew | PathWanted | Streams
-FromGateway = Welcome | Update | Renewed | PathOffered | PathRefused | DialBack | StreamsWanted | Cut | Draining
+FromGateway = (
+    Welcome | Refused | Update | Renewed | PathOffered | PathRefused | DialBack | StreamsWanted | Cut | Draining
+)

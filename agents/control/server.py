@@ -7,11 +7,12 @@ nothing in a message says it again. Of two sessions of one host the one with the
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 import structlog
@@ -19,7 +20,9 @@ import trio
 
 from agents import clock
 from agents.control import messages as m
-from agents.control.channel import ControlChannel, ControlEnded
+from agents.control.channel import ControlChannel, ControlEnded, ControlLost
+from agents.control.client import first_words
+from agents.control.parts import split
 from agents.control.publisher import EstateView, Sent, update_for
 from agents.supervisor import Latest
 from bridge import limits
@@ -34,6 +37,12 @@ log = structlog.get_logger()
 _GATHER = 0.01
 """Changes that come within this time go out as one update."""
 _FLOWS_MAX = 2000
+_CLOCK_LOOK = 60.0
+"""A wall clock may jump: look at it this often."""
+_LAST_WORD = 1.0
+"""Seconds for a host to take the reason for the end of its session."""
+
+Q = TypeVar("Q", m.Renew, m.PathWanted)
 
 
 class ControlOwner(Protocol):
@@ -55,13 +64,25 @@ class ControlOwner(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Session:
+    """One host's control stream. `not_after` is the end of its certificate, unix seconds."""
+
     host: str
     key: str
+    not_after: float
     channel: ControlChannel[m.FromGateway, m.FromHost]
-    scope: trio.CancelScope
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    ended: str = ""
+    """Why it is ended from this side."""
     epoch: int = 0
+    reported_at: float = -math.inf
+    renewed_at: float = -math.inf
     wake: Latest = field(default_factory=Latest)
+    working: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(limits.SESSION_QUESTIONS))
     answers: dict[int, trio.MemorySendChannel[m.Streams]] = field(default_factory=dict)
+
+    def end(self, reason: str) -> None:
+        self.ended = reason
+        self.scope.cancel()
 
 
 class ControlServer:
@@ -82,74 +103,100 @@ class ControlServer:
         for session in self._sessions.values():
             session.wake.ask()
 
-    def end(self, host: str) -> None:
+    def end(self, host: str, reason: str) -> None:
         """Its host is revoked or removed."""
         session = self._sessions.get(host)
         if session is not None:
-            session.scope.cancel()
+            session.end(reason)
 
     async def say_draining(self, reason: str) -> None:
         """Tell every host to go elsewhere."""
         for session in list(self._sessions.values()):
             with contextlib.suppress(ControlEnded):
-                await session.channel.send(m.Draining(reason=reason))
+                await session.channel.send(m.Draining(reason=m.words(reason)))
 
     # --- one session ----------------------------------------------------------------------------------------------
 
-    async def serve(self, sock: socket.socket, host: str, key: str, remote: str) -> None:
+    async def serve(self, sock: socket.socket, host: str, key: str, *, remote: str, not_after: float) -> None:
         """Run a session until it ends. The guard of this connection: no host ends the gateway."""
-        channel: ControlChannel[m.FromGateway, m.FromHost] = ControlChannel(sock, m.FromHost)
-        session = Session(host, key, channel, trio.CancelScope())
+        session = Session(host, key, not_after, ControlChannel(sock, m.FromHost))
         try:
             with session.scope:
                 await self._serve(session, remote)
+        except* ControlLost as group:
+            log.info("control session ended", host=host, reason=first_words(group))
         except* MeshError as group:
-            log.info("control session ended", host=host, reason=_words(group))
+            session.ended = first_words(group)
         except* Exception as group:
-            log.error("control session ended by a bug", host=host, reason=_words(group))
+            log.error("control session ended by a bug", host=host, error=repr(group), reason=first_words(group))
         finally:
-            with trio.move_on_after(1, shield=True):
-                await channel.aclose()
-            if self._sessions.get(host) is session:
-                del self._sessions[host]
-                self._owner.disconnected(host)
+            await self._over(session)
+
+    async def _over(self, session: Session) -> None:
+        if session.ended:
+            log.info("control session ended", host=session.host, reason=session.ended)
+            with trio.move_on_after(_LAST_WORD, shield=True), contextlib.suppress(ControlEnded):
+                await session.channel.send(m.Refused(reason=m.words(session.ended)))
+        session.channel.close()
+        for waiting in session.answers.values():
+            waiting.close()
+        if self._sessions.get(session.host) is session:
+            del self._sessions[session.host]
+            self._owner.disconnected(session.host)
 
     async def _serve(self, session: Session, remote: str) -> None:
         refusal = await self._owner.admitted(session.host, session.key)
         if refusal is not None:
-            raise PeerError(f"refused: {refusal}")
+            raise PeerError(refusal)
         hello: m.FromHost | None = None
         with trio.move_on_after(limits.PREAUTH_TIMEOUT):
             hello = await session.channel.receive()
         if not isinstance(hello, m.Hello):
             raise PeerError("the first message is not hello")
-        session.epoch = hello.epoch
-        other = self._sessions.get(session.host)
-        if other is not None and other.epoch > session.epoch:
-            raise PeerError("a newer session of this host is open")
-        if other is not None:
-            other.scope.cancel()
-        self._sessions[session.host] = session
+        self._take_place(session, hello.epoch)
         log.info("host connected", host=session.host, remote=remote, version=hello.version)
         await session.channel.send(m.Welcome(gateway=self._owner.name, now=clock.now()))
         self._owner.connected(session.host, hello)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell, session)
+            nursery.start_soon(self._until_certificate_ends, session)
             while True:
                 await self._heard(session, await session.channel.receive(), nursery)
+
+    def _take_place(self, session: Session, epoch: int) -> None:
+        """Of two sessions of one host the newer one lives (F19)."""
+        session.epoch = epoch
+        other = self._sessions.get(session.host)
+        if other is not None and other.epoch > epoch:
+            raise PeerError("a newer session of this host is open: does another machine have its identity?")
+        if other is not None:
+            other.end("a newer session of this host was opened")
+        self._sessions[session.host] = session
+
+    async def _until_certificate_ends(self, session: Session) -> None:
+        """A tunnel may live on after its certificate; who wants to be told and issued more has to show a good one."""
+        while True:
+            left = session.not_after + limits.CLOCK_TOLERANCE - clock.now()
+            if left <= 0:
+                raise PeerError("the certificate of this session has ended; connect again with the new one")
+            await trio.sleep(min(left, _CLOCK_LOOK))
 
     async def _tell(self, session: Session) -> None:
         sent = Sent()
         while True:
             update = update_for(session.host, self._owner.view(), sent)
             if update is not None:
-                await session.channel.send(update)
+                for part in split(update):
+                    await session.channel.send(part)
             await session.wake.asked()
             await trio.sleep(_GATHER)
 
     async def _heard(self, session: Session, message: m.FromHost, nursery: trio.Nursery) -> None:
         match message:
             case m.Report():
+                # A report may concern every other host; whoever changes its mind all the time waits.
+                await trio.sleep_until(session.reported_at + limits.REPORT_INTERVAL)
+                session.reported_at = trio.current_time()
                 self._owner.reported(session.host, message)
             case m.Flows():
                 records = message.records[:_FLOWS_MAX]
@@ -157,9 +204,11 @@ class ControlServer:
                     session.host, tuple(msgspec.structs.replace(r, host=session.host) for r in records)
                 )
             case m.Renew():
-                nursery.start_soon(self._renew, session, message)
+                await session.working.acquire()
+                nursery.start_soon(self._work, session, self._renew, message)
             case m.PathWanted():
-                await self._path(session, message)
+                await session.working.acquire()
+                nursery.start_soon(self._work, session, self._path, message)
             case m.Streams():
                 waiting = session.answers.pop(message.id, None)
                 if waiting is not None:
@@ -168,35 +217,43 @@ class ControlServer:
             case m.Hello():
                 raise PeerError("hello twice")
 
+    async def _work(self, session: Session, work: Callable[[Session, Q], Awaitable[None]], message: Q) -> None:
+        """On a question, beside the others: one that waits for another host holds up nothing else."""
+        try:
+            await work(session, message)
+        finally:
+            session.working.release()
+
     async def _renew(self, session: Session, message: m.Renew) -> None:
+        due = session.renewed_at + limits.RENEWAL_INTERVAL
+        session.renewed_at = max(due, trio.current_time())
+        await trio.sleep_until(session.renewed_at)
         try:
             chain = await self._owner.renew(session.host, session.key, message.csr)
             answer = m.Renewed(id=message.id, chain=chain)
         except MeshError as exc:
-            answer = m.Renewed(id=message.id, chain="", error=exc.what)
+            answer = m.Renewed(id=message.id, chain="", error=m.words(exc.what))
         await session.channel.send(answer)
 
     async def _path(self, session: Session, message: m.PathWanted) -> None:
         """A host asks for a way to another: both must be able to see each other, and the other must be here."""
-        snapshot = self._owner.view().snapshot
-        peer = self._sessions.get(message.peer)
-        seen = visible(snapshot, session.host).hosts
-        reason = None
-        if message.peer not in seen or snapshot.host_revoked(message.peer) is not None:
-            reason = f"no rule lets {session.host} and {shown(message.peer)} reach each other"
-        elif peer is None:
-            reason = f"host {message.peer} is not connected to gateway {self._owner.name}"
-        if reason is not None or peer is None:
-            await session.channel.send(m.PathRefused(id=message.id, reason=reason or ""))
-            return
         try:
+            peer = self._path_peer(session.host, message.peer)
             ours, theirs = self._offer_path(session.host, message.peer)
+            await _dial_back(peer, m.DialBack(ticket=theirs, peer=session.host))
         except PeerError as exc:
-            await session.channel.send(m.PathRefused(id=message.id, reason=exc.what))
+            await session.channel.send(m.PathRefused(id=message.id, reason=m.words(exc.what)))
             return
-        with contextlib.suppress(ControlEnded):
-            await peer.channel.send(m.DialBack(ticket=theirs, peer=session.host))
         await session.channel.send(m.PathOffered(id=message.id, ticket=ours))
+
+    def _path_peer(self, host: str, name: str) -> Session:
+        snapshot = self._owner.view().snapshot
+        if name == host or name not in visible(snapshot, host).hosts:
+            raise PeerError(f"no rule lets {host} and {shown(name)} reach each other")
+        peer = self._sessions.get(name)
+        if peer is None:
+            raise PeerError(f"host {name} is not connected to gateway {self._owner.name}")
+        return peer
 
     # --- asking a host --------------------------------------------------------------------------------------------
 
@@ -206,7 +263,7 @@ class ControlServer:
 
     async def cut(self, host: str, reason: str) -> m.Streams:
         """Have a host end every live stream. Raises Unavailable."""
-        return await self._ask(host, lambda number: m.Cut(id=number, reason=reason))
+        return await self._ask(host, lambda number: m.Cut(id=number, reason=m.words(reason)))
 
     async def _ask(self, host: str, question: Callable[[int], m.FromGateway]) -> m.Streams:
         session = self._sessions.get(host)
@@ -215,15 +272,19 @@ class ControlServer:
         number = next(self._ids)
         send, receive = trio.open_memory_channel[m.Streams](1)
         session.answers[number] = send
-        with trio.move_on_after(limits.CONTROL_REQUEST_TIMEOUT):
-            await session.channel.send(question(number))
-            return await receive.receive()
-        session.answers.pop(number, None)
+        try:
+            with trio.move_on_after(limits.CONTROL_REQUEST_TIMEOUT):
+                await session.channel.send(question(number))
+                return await receive.receive()
+        except (ControlEnded, trio.EndOfChannel):
+            raise Unavailable(f"host {host} was lost before it answered") from None
+        finally:
+            session.answers.pop(number, None)
         raise Unavailable(f"host {host} did not answer within {limits.CONTROL_REQUEST_TIMEOUT:.0f} s")
 
 
-def _words(group: BaseExceptionGroup[BaseException]) -> str:
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return str(first) or type(first).__name__
+async def _dial_back(peer: Session, message: m.DialBack) -> None:
+    try:
+        await peer.channel.send(message)
+    except ControlEnded as exc:
+        raise PeerError(f"host {peer.host} was lost: {exc.what}") from None
