@@ -6,9 +6,10 @@ certificates with the issuer's key; and joins hosts that cannot reach each other
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import resource
 import socket
+from collections import OrderedDict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,14 @@ from agents.control.server import ControlServer
 from agents.estate import HomeConfig, load_config, open_registry
 from agents.ledger import Ledger
 from agents.node import Node, listen_on, warning
-from agents.placement import PlacementFile, check_report, decode_placement, encode_placement
+from agents.placement import (
+    PlacementFile,
+    check_report,
+    decode_placement,
+    encode_placement,
+    is_dialable,
+    usable_health,
+)
 from agents.supervisor import Latest
 from agents.workers import messages as m
 from bridge import limits
@@ -50,6 +58,9 @@ log = structlog.get_logger()
 _PREFACE_RELAY = b"MBR1 "
 _PREFACE_ENROL = b"MBE1\n"
 _PLACEMENT_FILE = "placement.json"
+_REFUSALS_LOGGED = 3
+_FDS_PER_PATH = 8
+"""Two sockets and two pipes in the worker, and room for all that is no path."""
 
 
 class GatewayAgent(Node):
@@ -62,7 +73,8 @@ class GatewayAgent(Node):
         self._registry = registry
         self._ledger = ledger
         self._issuer = Issuer.from_pem(read_secret(home / "issuer.pem").decode(), where=str(home / "issuer.pem"))
-        self._paths = Paths(self._join)
+        self._paths = Paths(self._join, most=_paths_max())
+        self._guests: OrderedDict[socket.socket, trio.CancelScope] = OrderedDict()
         self._control = ControlServer(self, self._paths.offer)
         self._enrolment = EnrolmentServer(
             home,
@@ -78,6 +90,9 @@ class GatewayAgent(Node):
         self._streams_of: dict[str, int] = {}
         self._save = Latest()
         self._alarms: dict[str, str] = {}
+        self._ahead: dict[str, int] = {}
+        """Host -> the highest entry that it says it has seen, where we have not."""
+        self._latest, self._slicer = ledger.latest, ledger.slicer
         placement = _load_placement(home)
         self.snapshot = Snapshot(
             authority=ledger.state,
@@ -114,35 +129,51 @@ class GatewayAgent(Node):
         revision = -1
         while True:
             try:
-                revision = await self._registry.watch(revision)
+                seen = await self._registry.watch(revision)
                 await self._ledger.refresh()
                 if self._ledger.state is not self.snapshot.authority:
                     await self._authority_changed()
+                await self._ledger.remember()
                 self._alarms.pop("registry", None)
+                revision = seen  # only now: what failed is looked at again, whether or not the registry changes
             except MeshError as exc:
                 self._alarms["registry"] = str(exc)
                 log.error("the registry cannot be followed", reason=str(exc), hint=exc.hint)
                 await trio.sleep(limits.REGISTRY_RETRY)
 
     async def _authority_changed(self) -> None:
-        before = self.snapshot
+        before, ledger = self.snapshot, self._ledger
+        self._latest, self._slicer = ledger.latest, ledger.slicer
+        hosts = ledger.state.hosts
         self.snapshot = before.evolved(
-            authority=self._ledger.state, allows=self._ledger.allows, revision=before.revision + 1
+            authority=ledger.state,
+            allows=ledger.allows,
+            presence={host: known for host, known in before.presence.items() if host in hosts},
+            reported={host: known for host, known in before.reported.items() if host in hosts},
+            revision=before.revision + 1,
         )
-        await self._tell_worker()
+        self._control.publish()  # first: a revocation waits for nobody
+        self._ahead = {host: number for host, number in self._ahead.items() if number > ledger.state.number}
         for host in self._control.hosts:
-            if self.snapshot.host(host) is None or self.snapshot.host_revoked(host) is not None:
+            if self._gone(host) is not None:
                 # It is told first, so that its own agent can say why (its streams are cut at both ends in any case).
                 self._nursery.start_soon(self._end_session, host)
-        for path_id, (a, b) in list(self._paths.joined.items()):
-            if any(self.snapshot.host(h) is None or self.snapshot.host_revoked(h) is not None for h in (a, b)):
-                await self.worker.tell(m.Unjoin(id=path_id, reason="an end of the path is revoked or removed"))
-        self._control.publish()
+        await self._tell_worker()
+        for path_id in self._paths.forget(lambda host: self._gone(host) is not None):
+            await self.worker.tell(m.Unjoin(id=path_id, reason="an end of the path is revoked or removed"))
+
+    def _gone(self, host: str) -> str | None:
+        """Why a host has no business here; None when it has."""
+        if self.snapshot.host(host) is None:
+            return f"host {host} is not in the authority log"
+        revoked = self.snapshot.host_revoked(host)
+        return f"revoked: {revoked}" if revoked is not None else None
 
     async def _end_session(self, host: str) -> None:
         await trio.sleep(limits.DRAIN_NOTICE)
-        if self.snapshot.host(host) is None or self.snapshot.host_revoked(host) is not None:
-            self._control.end(host, self.snapshot.host_revoked(host) or f"host {host} was removed")
+        gone = self._gone(host)
+        if gone is not None:
+            self._control.end(host, gone)
 
     async def _tell_worker(self) -> None:
         # A gateway's worker decides who may connect, not which service may be used: it needs no rules and no invites.
@@ -155,11 +186,12 @@ class GatewayAgent(Node):
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
 
     def view(self) -> EstateView:
-        return EstateView(self.snapshot, self._ledger.latest, self._ledger.slicer)
+        return EstateView(self.snapshot, self._latest, self._slicer)
 
     async def admitted(self, host: str, key: str) -> str | None:
-        if self.snapshot.host(host) is None:
-            return f"host {host} is not in the authority log"
+        gone = self._gone(host)
+        if gone is not None:
+            return gone
         spiffe = SpiffeId(self.config.trust_domain, "host", host)
         revoked = self.snapshot.is_revoked(str(spiffe), key)
         if revoked is not None:
@@ -172,30 +204,36 @@ class GatewayAgent(Node):
     def connected(self, host: str, hello: c.Hello) -> None:
         self._leases.pop(host, None)
         if hello.number > self.snapshot.authority.number:
-            self._alarms["behind"] = (
-                f"host {host} has seen entry {hello.number}, our log ends at {self.snapshot.authority.number}: "
-                "the registry went back, or another gateway is ahead"
-            )
+            self._ahead[host] = hello.number
             log.error("registry is behind a host", host=host, seen=hello.number, ours=self.snapshot.authority.number)
-        presence = Presence(host=host, online=True, advertise=hello.advertise, gateways=(self.name,))
+        advertise = hello.advertise
+        if advertise is not None and not is_dialable(advertise):
+            log.warning("a host advertises what nobody can dial", host=host, advertise=advertise)
+            advertise = None
+        presence = Presence(host=host, online=True, advertise=advertise, gateways=(self.name,))
         self._place(presence={**self.snapshot.presence, host: presence})
 
     def disconnected(self, host: str) -> None:
         """It may be back at once, and its peers may still reach it: it counts as here for one more lease."""
         self._leases[host] = trio.current_time() + limits.LEASE
         self._streams_of.pop(host, None)
+        self._ahead.pop(host, None)
         log.info("host disconnected", host=host)
 
     def reported(self, host: str, report: c.Report) -> None:
-        instances, refused = check_report(
-            self.snapshot.authority, host, report.instances, most=limits.INSTANCES_PER_HOST
-        )
-        for reason in refused:
-            log.warning("part of a report was refused", host=host, reason=reason)
         self._streams_of[host] = report.streams
+        authority = self.snapshot.authority
+        try:
+            instances, refused = check_report(authority, host, report.instances, most=limits.INSTANCES_PER_HOST)
+        except InputError as exc:
+            log.warning("a report was refused; what the host reported before stays", host=host, reason=exc.what)
+            return
+        for reason in refused[:_REFUSALS_LOGGED]:
+            log.warning("part of a report was refused", host=host, reason=reason, refused=len(refused))
         mine = {i.id for i in instances} | {i.id for i in self.snapshot.authority.instances.values() if i.host == host}
         health = {i: h for i, h in self.snapshot.health.items() if i.split("/")[1:2] != [host]}
-        health.update({i: h for i, h in report.health.items() if i in mine})
+        sound = {i: usable_health(h, i, authority) for i, h in report.health.items() if i in mine}
+        health.update({i: h for i, h in sound.items() if h is not None})
         reported = dict(self.snapshot.reported)
         reported.pop(host, None)
         if instances:
@@ -258,7 +296,7 @@ class GatewayAgent(Node):
     async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
         match message:
             case m.Guest():
-                self._nursery.start_soon(self._guest, fds[0], message.remote)
+                self._guest_came(fds[0], message.remote)
             case m.ControlStream():
                 spiffe = parse_spiffe_id(message.spiffe_id)
                 serve = partial(self._control.serve, remote=message.remote, not_after=message.not_after)
@@ -268,6 +306,21 @@ class GatewayAgent(Node):
             case _:
                 for sock in fds:
                     sock.close()
+
+    def _guest_came(self, sock: socket.socket, remote: str) -> None:
+        """Strangers cost one of GUESTS_MAX slots each; when all are taken, who has waited longest loses his (C23)."""
+        if len(self._guests) >= limits.GUESTS_MAX:
+            _, longest = self._guests.popitem(last=False)
+            longest.cancel()
+        scope = self._guests[sock] = trio.CancelScope()
+        self._nursery.start_soon(self._guarded_guest, sock, remote, scope)
+
+    async def _guarded_guest(self, sock: socket.socket, remote: str, scope: trio.CancelScope) -> None:
+        try:
+            with scope:
+                await self._guest(sock, remote)
+        finally:
+            self._guests.pop(sock, None)
 
     async def _guest(self, sock: socket.socket, remote: str) -> None:
         """A connection that began with a preface: a host with a ticket, or somebody with a token. Its one guard."""
@@ -285,8 +338,8 @@ class GatewayAgent(Node):
                         self._issued(record)
                 elif line.startswith(_PREFACE_RELAY):
                     sock.recv(len(line))  # what follows is for the other end
-                    await self._paths.arrive(line[len(_PREFACE_RELAY) : -1].decode("ascii", "replace"), sock)
                     owned = False
+                    await self._paths.arrive(line[len(_PREFACE_RELAY) : -1].decode("ascii", "replace"), sock)
                 else:
                     raise PeerError(f"unknown preface {shown(line.decode('latin-1'))}")
         except trio.TooSlowError:
@@ -301,11 +354,14 @@ class GatewayAgent(Node):
 
     async def _join(self, joined: Joined) -> None:
         message = m.Join(id=joined.id, a=joined.a, b=joined.b)
-        told = await self.worker.tell(message, [s.fileno() for s in joined.sockets])
-        for sock in joined.sockets:
-            sock.close()
-        if not told:
-            self._paths.ended(joined.id)
+        told = False
+        try:
+            told = await self.worker.tell(message, [s.fileno() for s in joined.sockets])
+        finally:
+            for sock in joined.sockets:
+                sock.close()
+            if not told:
+                self._paths.ended(joined.id)
 
     async def before_drain(self) -> None:
         self._paths.close("the gateway is draining")
@@ -424,6 +480,10 @@ class GatewayAgent(Node):
 
     def warnings(self) -> list[dict[str, str]]:
         found = [warning(code, text, severity="error") for code, text in self._alarms.items()]
+        if self._ahead:
+            host, seen = max(self._ahead.items(), key=lambda item: item[1])
+            text = f"host {host} says it has seen entry {seen}, our log ends at {self.snapshot.authority.number}"
+            found.append(warning("behind", f"{text}: the registry went back, or another gateway is ahead"))
         if self.snapshot.authority.policy is None:
             found.append(warning("no-policy", "no policy is applied, so nothing is allowed"))
         return found
@@ -431,10 +491,16 @@ class GatewayAgent(Node):
 
 def _load_placement(home: Path) -> PlacementFile:
     path = home / _PLACEMENT_FILE
-    with contextlib.suppress(MeshError):
-        if path.exists():
-            return decode_placement(read_file(path))
-    return PlacementFile()
+    try:
+        return decode_placement(read_file(path)) if path.exists() else PlacementFile()
+    except MeshError as exc:
+        log.error("placement on disk cannot be used; hosts will report again", reason=str(exc))
+        return PlacementFile()
+
+
+def _paths_max() -> int:
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limits.SPLICES_MAX if hard == resource.RLIM_INFINITY else min(limits.SPLICES_MAX, hard // _FDS_PER_PATH)
 
 
 async def peek_preface(sock: socket.socket) -> bytes:

@@ -29,6 +29,7 @@ from agents.namespace import Namespace
 from agents.node import VERSION, Node, listen_on, warning
 from agents.supervisor import Latest
 from agents.workers import messages as m
+from agents.workers.outbound import user_name
 from bridge import limits
 from bridge.dns.hosts_file import with_block
 from bridge.dns.hosts_file_edit import edit as edit_hosts_file
@@ -43,7 +44,7 @@ from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import lock_home, read_file, write_file
 from inventory.loading.services_file import load_services
 from inventory.model import Health, Instance
-from inventory.names import parse_service_name
+from inventory.names import ServiceName, parse_service_name
 
 log = structlog.get_logger()
 
@@ -65,6 +66,7 @@ class HostAgent(Node):
     ) -> None:
         super().__init__(home, config, known.slice.genesis.root_certificate, metrics=metrics)
         self.known = known
+        self._saved = known
         self.snapshot = known.snapshot
         self.namespace = Namespace(home, config.addresses, listen=self.worker.listen, unlisten=self.worker.unlisten)
         dns = dns or config.dns
@@ -175,15 +177,22 @@ class HostAgent(Node):
     async def _apply_changes(self) -> None:
         while True:
             await self._changed.asked()
-            await self._publish()
-            self._follow_gateways()
+            try:
+                await self._publish()
+                self._follow_gateways()
+                self._alarms.pop("publish", None)
+            except Exception as exc:  # what is known may be odd; that must not end what works
+                self._alarms["publish"] = f"what is known could not be put in force: {type(exc).__name__}; see the log"
+                log.error("a change could not be put in force", error=repr(exc), exc_info=True)
 
     async def _save_changes(self) -> None:
         while True:
             await self._save.asked()
             await trio.sleep(limits.SAVE_DELAY)
+            known = self.known
             try:
-                await trio.to_thread.run_sync(self.known.save, self.home)
+                await trio.to_thread.run_sync(known.save, self.home, self._saved)
+                self._saved = known
                 self._alarms.pop("save", None)
             except MeshError as exc:
                 self._alarms["save"] = f"what is known is not saved: {exc}"
@@ -193,13 +202,17 @@ class HostAgent(Node):
         while True:
             await trio.sleep(delay)
             delay = min(2 * delay, limits.BIND_RETRY_MAX)
-            await self.namespace.retry_problems(self.snapshot)
+            if self.namespace.problems:
+                self._changed.ask()  # whoever held a port may be gone
 
     # --- gateways -------------------------------------------------------------------------------------------------
 
     def _follow_gateways(self) -> None:
-        """One link to every gateway that the operator named."""
-        for name in self.snapshot.authority.gateways:
+        """One link to every gateway that the operator named, and to no other."""
+        gateways = self.snapshot.authority.gateways
+        for name in self._links.keys() - gateways.keys():
+            self._links.pop(name).end()
+        for name in gateways:
             if name not in self._links:
                 link = self._links[name] = GatewayLink(name, self, self._open_control)
                 self._nursery.start_soon(link.run)
@@ -235,6 +248,11 @@ class HostAgent(Node):
 
     def link_changed(self) -> None:
         pass
+
+    def worker_gone(self) -> None:
+        for waiting in self._adopted.values():
+            waiting.close()
+        self._adopted.clear()
 
     def worker_started(self) -> None:
         for link in self._links.values():
@@ -359,29 +377,36 @@ class HostAgent(Node):
         return {"name": name, "address": found[0], "port": found[1]}
 
     async def _dial(self, connection: AdminConnection, text: str) -> None:
-        from agents.workers.outbound import user_name
-
         wanted = parse_service_name(text, self.snapshot.authority.namespace)
+        user = await trio.to_thread.run_sync(user_name, connection.peer.uid)
+        ours, theirs = socket.socketpair()
+        try:
+            await self._adopt(wanted, theirs, user)
+            await connection.take_over(ours)
+        finally:
+            theirs.close()
+            ours.close()
+
+    async def _adopt(self, wanted: ServiceName, sock: socket.socket, user: str) -> None:
+        """Have the worker join the socket to a service; returns when the far end accepted."""
         number = next(self._adopt_ids)
         send, receive = trio.open_memory_channel[m.Adopted](1)
         self._adopted[number] = send
-        ours, theirs = socket.socketpair()
-        message = m.Adopt(id=number, service=wanted.service, site=wanted.site, user=user_name(connection.peer.uid))
+        message = m.Adopt(id=number, service=wanted.service, site=wanted.site, user=user)
         try:
             with trio.move_on_after(limits.OPEN_WAIT_TIMEOUT + 1):
-                if not await self.worker.tell(message, [theirs.fileno()]):
+                if not await self.worker.tell(message, [sock.fileno()]):
                     raise Unavailable("the data worker is not ready", hint="try again")
                 answer = await receive.receive()
                 if answer.error:
                     kind = AnswerIsNo if answer.denied else Unavailable
                     raise kind(answer.error, hint=answer.hint)
-                await connection.take_over(ours)
                 return
             raise Unavailable(f"{wanted.service} did not answer in time")
+        except trio.EndOfChannel:
+            raise Unavailable("the data worker ended", hint="try again") from None
         finally:
             self._adopted.pop(number, None)
-            theirs.close()
-            ours.close()
 
     def status(self) -> dict[str, Any]:
         snapshot = self.snapshot
@@ -447,10 +472,13 @@ def _next_epoch(home: Path) -> int:
     path = home / "epoch"
     try:
         before = msgspec.json.decode(read_file(path), type=int) if path.exists() else 0
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, MeshError):
         before = 0
     epoch = max(before + 1, int(clock.now()))
-    write_file(path, str(epoch).encode())
+    try:
+        write_file(path, str(epoch).encode())
+    except MeshError as exc:  # a full disk is no reason not to serve; the clock goes forward in any case
+        log.error("the number of this start is not remembered", reason=str(exc), hint=exc.hint)
     return epoch
 
 

@@ -18,7 +18,14 @@ import msgspec
 import structlog
 
 from agents.control.messages import Update
-from agents.placement import PlacementFile, decode_placement, encode_placement
+from agents.placement import (
+    PlacementFile,
+    decode_placement,
+    encode_placement,
+    usable_health,
+    usable_instances,
+    usable_presence,
+)
 from inventory.authority import Slice
 from inventory.errors import InputError, MeshError
 from inventory.home import read_file, write_file
@@ -49,7 +56,6 @@ class Known:
 
     slice: Slice
     leaves: PolicySlice
-    older: tuple[int, PolicySlice] | None
     snapshot: Snapshot
     as_of: float
 
@@ -63,7 +69,7 @@ class Known:
             reported=placement.reported,
             health=placement.health,
         )
-        return cls(slice_, leaves, None, snapshot, placement.at)
+        return cls(slice_, leaves, snapshot, placement.at)
 
     @classmethod
     def load(cls, home: Path, genesis: str) -> Known:
@@ -104,6 +110,9 @@ class Known:
     def updated(self, update: Update, *, at: float) -> Known:
         """What is known after a gateway's update.
 
+        What it says about places is taken only for hosts that the operator signed, and only where it can be used; the
+        rest is passed over.
+
         Raises:
             InputError: an entry or a rule in it does not verify; nothing of it counts then.
         """
@@ -114,23 +123,28 @@ class Known:
         same_policy = after.policy_number == before.authority.policy_number
         leaves = update.leaves if update.leaves is not None else self.leaves if same_policy else ()
         allows = before.allows if leaves is self.leaves and same_policy else _rules(slice_, leaves)
-        older = self.older if same_policy else (before.authority.policy_number, self.leaves)
         base = before.evolved(presence={}, reported={}, health={}) if update.full else before
         snapshot = before.evolved(
             authority=after,
             allows=allows,
-            presence=_merged(base.presence, update.presence),
-            reported=_merged(base.reported, {host: mine or None for host, mine in update.reported.items()}),
-            health=_merged(base.health, update.health),
+            presence=_merged(base.presence, {h: usable_presence(p, h, after) for h, p in update.presence.items()}),
+            reported=_merged(base.reported, {h: usable_instances(i, h, after) for h, i in update.reported.items()}),
+            health=_merged(base.health, {i: usable_health(h, i, after) for i, h in update.health.items()}),
             revision=update.revision,
         )
-        return replace(self, slice=slice_, leaves=leaves, older=older, snapshot=snapshot, as_of=at)
+        return replace(self, slice=slice_, leaves=leaves, snapshot=snapshot, as_of=at)
 
-    def save(self, home: Path) -> None:
-        """Raises MeshError; what is on disk is intact then."""
-        policies = {str(self.snapshot.authority.policy_number): self.leaves}
-        if self.older is not None:
-            policies[str(self.older[0])] = self.older[1]
+    def save(self, home: Path, before: Known) -> None:
+        """Write it to disk. At every moment the disk holds a policy with its rules, so the rules of both are written
+        first.
+
+        Args:
+            before: what was read or saved last.
+
+        Raises:
+            MeshError: what is on disk is intact then.
+        """
+        policies = {str(known.snapshot.authority.policy_number): known.leaves for known in (before, self)}
         write_file(home / ALLOWS_FILE, msgspec.json.encode(_Allows(policies)))
         write_file(home / SLICE_FILE, self.slice.encode())
         write_file(home / PLACEMENT_FILE, encode_placement(self.snapshot, self.as_of))

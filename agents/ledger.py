@@ -6,6 +6,7 @@ an alarm is raised (F34). What was seen last is remembered on disk, so that this
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from inventory.strict_json import decode
 
 SEEN_FILE = "seen.json"
 POLICY_PREFIX = "policy/"
+_SEEN_MAX_BYTES = 1024
 _POLICY_MAX_BYTES = 16 * 1024 * 1024
 
 
@@ -35,27 +37,29 @@ class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read_seen(home: Path) -> Seen | None:
     """None when no gateway ran on this home yet. Raises MeshError when the file is damaged or cannot be read."""
     path = home / SEEN_FILE
-    return decode(read_file(path), Seen, max_bytes=1024, what="seen.json") if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return decode(read_file(path), Seen, max_bytes=_SEEN_MAX_BYTES, what="seen.json")
+    except InputError as exc:
+        hint = "it says how far the log went; put it back from a backup, or remove it if you trust the registry"
+        raise InputError(exc.what, where=str(path), hint=exc.hint or hint) from None
 
 
 class Ledger:
-    """The verified state, the newest signed entry of every key, and the allow rules of the policy in force."""
+    """The verified state, the newest signed entry of every key, and the allow rules of the policy in force. All of them
+    belong together: they are replaced at once, and only when everything new verifies."""
 
     def __init__(self, registry: Registry, home: Path, genesis: str) -> None:
         self._registry = registry
         self._home = home
         self._log = VerifiedLog(registry, genesis)
-        self._policy_number = 0
+        self._one_at_a_time = trio.Lock()
+        self._remembered = 0
+        self.state = AuthorityState()
+        self.latest: Mapping[str, SignedEntry] = {}
         self.allows: tuple[Rule, ...] = ()
         self.slicer: PolicySlicer | None = None
-
-    @property
-    def state(self) -> AuthorityState:
-        return self._log.state
-
-    @property
-    def latest(self) -> dict[str, SignedEntry]:
-        return self._log.latest
 
     async def load(self) -> None:
         """The whole log, verified from the beginning.
@@ -66,20 +70,40 @@ class Ledger:
         seen = read_seen(self._home)
         if seen is not None:
             refuse_rollback(await read_log(self._registry), number=seen.number, head=seen.head)
+            self._remembered = seen.number
         await self.refresh()
 
     async def refresh(self) -> bool:
-        """Take what is new; whether there was anything. Raises AuthorityError; nothing new counts then."""
-        if not await self._log.refresh() and self.state.policy_number == self._policy_number:
-            return False
+        """Take what is new; whether there was anything.
+
+        Raises:
+            InputError: it does not verify (an AuthorityError), or the policy's rules are not there or not the signed
+                ones. Nothing new counts then; to be asked again.
+            Unavailable: the registry does not answer.
+        """
+        async with self._one_at_a_time:
+            await self._log.refresh()
+            state, latest = self._log.state, self._log.latest
+            if state is self.state:
+                return False
+            allows, slicer = self.allows, self.slicer
+            if state.policy is not None and state.policy_number != self.state.policy_number:
+                document = await _policy_document(self._registry, state.policy_number)
+                allows, slicer = verify_document(state.policy, document), PolicySlicer(document)
+            self.state, self.latest, self.allows, self.slicer = state, latest, allows, slicer
+            return True
+
+    async def remember(self) -> None:
+        """Note on disk how far the log went, so that it may not go back after a restart either.
+
+        Raises:
+            Unavailable: it cannot be written. What is known counts all the same.
+        """
         state = self.state
-        if state.policy is not None and state.policy_number != self._policy_number:
-            document = await _policy_document(self._registry, state.policy_number)
-            self.allows, self.slicer = verify_document(state.policy, document), PolicySlicer(document)
-            self._policy_number = state.policy_number
-        text = msgspec.json.encode(Seen(state.number, state.head))
-        await trio.to_thread.run_sync(write_file, self._home / SEEN_FILE, text)
-        return True
+        if state.number != self._remembered:
+            text = msgspec.json.encode(Seen(state.number, state.head))
+            await trio.to_thread.run_sync(write_file, self._home / SEEN_FILE, text)
+            self._remembered = state.number
 
 
 async def _policy_document(registry: Registry, number: int) -> PolicyDocument:

@@ -43,21 +43,40 @@ def visible_names(snapshot: Snapshot) -> dict[str, tuple[ServiceName, int]]:
     return names
 
 
+def bind_tcp(address: str, port: int) -> socket.socket:
+    """A listening TCP socket. Raises OSError."""
+    sock = socket.socket()
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((address, port))
+        sock.listen(_BACKLOG)
+    except OverflowError as exc:
+        sock.close()
+        raise OSError(errno.EINVAL, str(exc)) from None
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Namespace:
     """Owner of the address book and of the listening sockets.
 
     Args:
         listen, unlisten: hand a socket to the data worker, and take it back.
+        bind: makes a listening socket on an address and port, or raises OSError.
     """
 
     def __init__(
         self, home: Path, slice_text: str | None, *,
         listen: Callable[[m.Listen, socket.socket], Awaitable[None]],
         unlisten: Callable[[str, int], Awaitable[None]],
+        bind: Callable[[str, int], socket.socket] = bind_tcp,
     ) -> None:  # fmt: skip
         self._home = home
         self._listen = listen
         self._unlisten = unlisten
+        self._listener_on = bind
         self._bound: dict[tuple[str, int], ServiceName] = {}
         self._syncing = trio.Lock()
         self.problems: dict[tuple[str, int], str] = {}
@@ -77,9 +96,7 @@ class Namespace:
                 except MeshError as exc:
                     log.error("addresses are not remembered", reason=str(exc), hint=exc.hint)
             wanted = {
-                (book.assigned[name], port): service
-                for name, (service, port) in names.items()
-                if name in book.assigned
+                (book.assigned[name], port): service for name, (service, port) in names.items() if name in book.assigned
             }
             # An address may have gone from one service to another.
             for place in [place for place, service in self._bound.items() if wanted.get(place) != service]:
@@ -101,14 +118,10 @@ class Namespace:
 
     async def _bind(self, place: tuple[str, int], service: ServiceName) -> None:
         address, port = place
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            sock.bind(place)
-            sock.listen(_BACKLOG)
+            sock = self._listener_on(address, port)
         except OSError as exc:
-            sock.close()
-            why = f"{address}:{port} cannot be bound: {exc.strerror}"
+            why = f"{address}:{port} cannot be bound: {exc.strerror or exc}"
             if exc.errno == errno.EADDRINUSE:
                 holder = await trio.to_thread.run_sync(holder_of, address, port, "tcp")
                 why += f" (held by {holder})" if holder else ""
@@ -119,11 +132,6 @@ class Namespace:
         self.problems.pop(place, None)
         self._bound[place] = service
         await self._listen(m.Listen(service=service.service, site=service.site, address=address, port=port), sock)
-
-    async def retry_problems(self, snapshot: Snapshot) -> None:
-        """Whoever held a port may be gone."""
-        if self.problems:
-            await self.sync(snapshot)
 
     def lookup(self, name: str) -> tuple[str, int] | None:
         """Address and port of a visible name (`web`, `web.dc1`)."""

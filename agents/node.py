@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from importlib.metadata import version
 from itertools import count
@@ -27,11 +28,12 @@ from agents.lifecycle import Lifecycle, say_ready
 from agents.supervisor import DataWorkerProcess
 from agents.workers import messages as m
 from bridge import limits, logs
+from bridge.counters import InstanceState
 from bridge.errors import clock as clock_words
 from bridge.flow_log import FlowLog
 from bridge.flows import Flow
-from bridge.identity.identity_file import Identity, load_identity
-from bridge.counters import InstanceState
+from bridge.identity.identity_file import Identity, load_identity, renewal_at
+from bridge.identity.verify import PeerIdentity
 from bridge.metrics import LiveMetrics, Metrics, NoMetrics
 from bridge.metrics_server import Pages, serve_metrics
 from bridge.ports import holder_of
@@ -44,6 +46,9 @@ log = structlog.get_logger()
 
 VERSION = version("meshbridge")
 _BACKLOG = 1024
+_CLOCK_LOOK = 60.0
+_RETRY_SHARE = 0.05
+"""A renewal that failed is tried again after this share of the certificate's life, or RENEWAL_RETRY if that is less."""
 
 
 class Node:
@@ -104,6 +109,9 @@ class Node:
     def worker_started(self) -> None:
         """A (new) data worker has been told everything."""
 
+    def worker_gone(self) -> None:
+        """The data worker ended: whoever waits for its answer waits in vain."""
+
     async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
         raise NotImplementedError
 
@@ -132,6 +140,7 @@ class Node:
     async def run(self) -> int:
         """Serve until told to end; the exit code: 0, or 1 when the drain deadline cut streams."""
         logs.configure(now=clock.now, monotonic=time.monotonic)
+        raise_descriptor_limit()
         code = 0
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -158,11 +167,11 @@ class Node:
             await self.before_drain()
             await self.worker.know(m.Drain(reason="shutting down"))
             while not self.lifecycle.stopping.is_set():
-                if not await self.busy():
+                if not await _counted(self.busy()):
                     return 0
                 with trio.move_on_after(limits.DRAIN_POLL):
                     await self.lifecycle.stopping.wait()
-        cut = await self.cut_remaining("the drain deadline has passed")
+        cut = await _counted(self.cut_remaining("the drain deadline has passed"))
         if cut:
             log.warning("cut at shutdown", count=cut)
         return 1 if cut else 0
@@ -186,14 +195,13 @@ class Node:
 
     async def _renewals(self) -> None:
         """A new certificate at half of the old one's life, asked for until it comes."""
-        from bridge.identity.identity_file import renewal_at
-
         while True:
-            self.metrics.certificate_expires(self.identity.leaf.not_after)
-            wait = renewal_at(self.identity.leaf) - clock.now()
-            # A wall clock may jump: look again at least every minute.
-            await trio.sleep(min(max(wait, 0.0), 60.0))
-            if clock.now() < renewal_at(self.identity.leaf):
+            leaf = self.identity.leaf
+            self.metrics.certificate_expires(leaf.not_after)
+            wait = renewal_wait(leaf, clock.now())
+            if wait > 0:
+                # A wall clock may jump: look again at least every minute.
+                await trio.sleep(min(wait, _CLOCK_LOOK))
                 continue
             try:
                 await self.renew_identity()
@@ -203,11 +211,14 @@ class Node:
                 log.warning(
                     "certificate not renewed yet", reason=str(exc), ends=clock_words(self.identity.leaf.not_after)
                 )
-                await trio.sleep(limits.RENEWAL_RETRY)
+                await trio.sleep(min(limits.RENEWAL_RETRY, _RETRY_SHARE * (leaf.not_after - leaf.not_before)))
 
     # --- the worker -----------------------------------------------------------------------------------------------
 
     async def _worker_said(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+        if len(fds) < message.fds:
+            log.error("a connection was lost: out of descriptors", message=type(message).__name__)
+            return
         match message:
             case m.WorkerReport():
                 self.tunnels, self.streams = message.tunnels, message.streams
@@ -227,6 +238,10 @@ class Node:
     def _worker_ended(self, pid: int) -> None:
         self.tunnels, self.streams = (), 0
         self.metrics.forget(str(pid))
+        for waiting in self._stream_lists.values():
+            waiting.close()
+        self._stream_lists.clear()
+        self.worker_gone()
 
     async def live_streams(self) -> tuple[Flow, ...]:
         """Records, so far, of the streams that are open. Raises Unavailable."""
@@ -240,10 +255,14 @@ class Node:
         number = next(self._ids)
         send, receive = trio.open_memory_channel[m.StreamList](1)
         self._stream_lists[number] = send
-        with trio.move_on_after(limits.WORKER_START_TIMEOUT):
-            if await self.worker.tell(question(number)):
-                return await receive.receive()
-        self._stream_lists.pop(number, None)
+        try:
+            with trio.move_on_after(limits.WORKER_START_TIMEOUT):
+                if await self.worker.tell(question(number)):
+                    return await receive.receive()
+        except trio.EndOfChannel:
+            raise Unavailable("the data worker ended", hint="see the agent's log") from None
+        finally:
+            self._stream_lists.pop(number, None)
         raise Unavailable("the data worker does not answer", hint="see the agent's log")
 
     def count_instances(self, snapshot: Snapshot) -> None:
@@ -307,6 +326,33 @@ class Node:
         if self.lifecycle.draining.is_set():
             found.append(warning("draining", "this node is draining"))
         return found
+
+
+def renewal_wait(leaf: PeerIdentity, now: float) -> float:
+    """Seconds until a new certificate should be asked for, 0 when it is time.
+
+    One that is not good yet was made while a clock was wrong, and may not be good for a long time: it is replaced at
+    once (F32).
+    """
+    if now < leaf.not_before - limits.CLOCK_TOLERANCE:
+        return 0.0
+    return max(0.0, renewal_at(leaf) - now)
+
+
+async def _counted(answer: Awaitable[int]) -> int:
+    """How many; none when the worker is gone, and with it all that it carried."""
+    try:
+        return await answer
+    except Unavailable as exc:
+        log.warning("the data worker could not be asked", reason=exc.what)
+        return 0
+
+
+def raise_descriptor_limit() -> None:
+    """A listening socket for every service and a control stream for every host need more than the usual 1,024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def warning(code: str, text: str, *, severity: str = "warning") -> dict[str, str]:

@@ -6,13 +6,19 @@ from __future__ import annotations
 
 import msgspec
 
-from inventory.authority import AuthorityState
+from bridge.lines import plain
+from inventory.authority import AuthorityState, InstanceBody
+from inventory.endpoints import parse_target
 from inventory.errors import InputError
 from inventory.model import Health, Instance, Presence
+from inventory.names import shown
 from inventory.snapshot import Snapshot
 from inventory.strict_json import decode
 
 PLACEMENT_MAX_BYTES = 256 * 1024 * 1024
+_OWNERS_NAMED = 3
+_ID_MAX = 600
+"""Characters of an instance id: a service, a host and a target at their longest."""
 
 
 class PlacementFile(msgspec.Struct, frozen=True, kw_only=True, tag_field="format", tag="placement-v1"):
@@ -43,7 +49,7 @@ def decode_placement(data: bytes) -> PlacementFile:
 def check_report(
     authority: AuthorityState, host: str, instances: tuple[Instance, ...], *, most: int
 ) -> tuple[tuple[Instance, ...], list[str]]:
-    """What of a host's own report counts, and why the rest does not (C10, H25, H26).
+    """What of a host's own report counts, and why the rest does not (C10, H25, H26, H27).
 
     Raises:
         InputError: more instances than one host may report.
@@ -56,11 +62,62 @@ def check_report(
     good, refused = [], []
     for instance in instances:
         if instance.host != host:
-            refused.append(f"host {host} cannot speak for host {instance.host}")
+            refused.append(f"host {host} cannot speak for host {shown(instance.host)}")
         elif instance.service not in allowed:
-            owners = sorted({i.host for i in authority.instances.values() if i.service == instance.service})
-            owned = f"; it is owned by {', '.join(owners[:3])}" if owners else ""
-            refused.append(f"host {host} may not serve {instance.service}{owned}")
+            refused.append(f"host {host} may not serve {shown(instance.service)}{_owners(authority, instance.service)}")
+        elif (why := why_unusable(instance)) is not None:
+            refused.append(f"instance {shown(instance.id)} cannot be used: {why}")
         else:
             good.append(instance)
     return tuple(good), refused
+
+
+def _owners(authority: AuthorityState, service: str) -> str:
+    placed = {i.host for i in authority.instances.values() if i.service == service}
+    owners = sorted(placed | {name for name, host in authority.hosts.items() if service in host.serves})
+    return f"; it is owned by {', '.join(owners[:_OWNERS_NAMED])}" if owners else ""
+
+
+def why_unusable(instance: Instance) -> str | None:
+    """Reported instances keep to the rules of signed ones: nobody else's listener or connect may trip over one."""
+    try:
+        InstanceBody(instance=instance)
+    except InputError as exc:
+        return exc.what
+    return None
+
+
+def usable_instances(
+    instances: tuple[Instance, ...], host: str, authority: AuthorityState
+) -> tuple[Instance, ...] | None:
+    """Those that are the host's own and can be used; None when there are none, or no such host."""
+    if host not in authority.hosts:
+        return None
+    return tuple(i for i in instances if i.host == host and why_unusable(i) is None) or None
+
+
+def usable_presence(presence: Presence | None, host: str, authority: AuthorityState) -> Presence | None:
+    """The presence of a host that the operator signed; without an address that nobody could dial (H23)."""
+    if presence is None or host not in authority.hosts or presence.host != host:
+        return None
+    if presence.advertise is None or is_dialable(presence.advertise):
+        return presence
+    return msgspec.structs.replace(presence, advertise=None)
+
+
+def is_dialable(advertise: str) -> bool:
+    """Whether other hosts may be told to dial this."""
+    try:
+        parse_target(advertise)
+    except InputError:
+        return False
+    return True
+
+
+def usable_health(health: Health | None, instance_id: str, authority: AuthorityState) -> Health | None:
+    """The health of an instance on a host that the operator signed, its reason printable and of one line."""
+    _, _, rest = instance_id.partition("/")
+    if health is None or rest.partition("/")[0] not in authority.hosts or len(instance_id) > _ID_MAX:
+        return None
+    reason = plain(health.reason)
+    return health if reason == health.reason else msgspec.structs.replace(health, reason=reason)

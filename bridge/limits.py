@@ -13,6 +13,8 @@ PREAUTH_TIMEOUT = 10.0
 """One total deadline from accept to the peer's ACCEPT: first byte, preface, TLS, HELLO. No later stage resets it (C24)."""
 PREAUTH_MAX = 1024
 """Connections that may be in that stage at once; when full, the one that has waited longest is closed (C23)."""
+GUESTS_MAX = 512
+"""Connections with a preface that a gateway's supervisor holds at once; when full, the oldest is closed (C23)."""
 PREFACE_MAX = 256
 """Bytes of a relay or enrolment preface line; ours are under 120."""
 PREFACE_POLL = 0.02

@@ -42,10 +42,16 @@ class Joined:
 
 
 class Paths:
-    """Paths that were offered and not yet joined, and the hosts of those that were. Times are monotonic seconds."""
+    """Paths that were offered and not yet joined, and the hosts of those that were. Times are monotonic seconds.
 
-    def __init__(self, join: Callable[[Joined], Awaitable[None]]) -> None:
+    Args:
+        join: has the worker splice a path; owns its sockets.
+        most: how many paths there may be.
+    """
+
+    def __init__(self, join: Callable[[Joined], Awaitable[None]], *, most: int = limits.SPLICES_MAX) -> None:
         self._join = join
+        self._most = most
         self._key = secrets.token_bytes(32)
         self._offered: dict[int, _Path] = {}
         self._next = 1
@@ -61,8 +67,10 @@ class Paths:
         self._forget_late()
         if self._closed is not None:
             raise PeerError(self._closed)
-        if len(self._offered) + len(self.joined) >= limits.SPLICES_MAX:
-            raise PeerError(f"the gateway already carries {limits.SPLICES_MAX} paths")
+        if len(self._offered) + len(self.joined) >= self._most:
+            raise PeerError(f"the gateway already carries {self._most} paths")
+        if sum(1 for path in self._offered.values() if path.a == a) >= limits.PATHS_ASKED_MAX:
+            raise PeerError(f"host {a} has asked for {limits.PATHS_ASKED_MAX} paths that it does not use")
         path = _Path(self._next, a, b, trio.current_time() + limits.TICKET_LIFETIME)
         self._next += 1
         self._offered[path.id] = path
@@ -87,12 +95,7 @@ class Paths:
             raise PeerError("the ticket is not one of ours")
         return path_id, side
 
-    async def arrive(self, ticket: str, sock: socket.socket) -> None:
-        """A host connected with its ticket. Owns the socket from here on, unless it raises.
-
-        Raises:
-            PeerError: the ticket is wrong, too old, or used.
-        """
+    def _place_of(self, ticket: str) -> tuple[_Path, bytes]:
         path_id, side = self._read(ticket)
         self._forget_late()
         path = self._offered.get(path_id)
@@ -100,11 +103,31 @@ class Paths:
             raise PeerError("the ticket is used or too old")
         if side in path.arrived:
             raise PeerError("the ticket is used")
+        return path, side
+
+    async def arrive(self, ticket: str, sock: socket.socket) -> None:
+        """A host connected with its ticket. Owns the socket from here on.
+
+        Raises:
+            PeerError: the ticket is wrong, too old, or used.
+        """
+        try:
+            path, side = self._place_of(ticket)
+        except PeerError:
+            sock.close()
+            raise
+        path_id = path.id
         path.arrived[side] = sock
         if len(path.arrived) == len(_SIDES):
             del self._offered[path_id]
             self.joined[path_id] = (path.a, path.b)
             await self._join(Joined(path_id, path.a, path.b, (path.arrived[b"a"], path.arrived[b"b"])))
+
+    def forget(self, gone: Callable[[str], bool]) -> list[int]:
+        """Forget offers for hosts that are gone; the ids of joined paths that one of them is an end of."""
+        for path in [path for path in self._offered.values() if gone(path.a) or gone(path.b)]:
+            self._drop(path)
+        return [path_id for path_id, (a, b) in self.joined.items() if gone(a) or gone(b)]
 
     def ended(self, path_id: int) -> None:
         self.joined.pop(path_id, None)
@@ -116,9 +139,12 @@ class Paths:
     def _forget_late(self) -> None:
         now = trio.current_time()
         for path in [p for p in self._offered.values() if p.ends < now]:
-            del self._offered[path.id]
-            for sock in path.arrived.values():
-                sock.close()
+            self._drop(path)
+
+    def _drop(self, path: _Path) -> None:
+        del self._offered[path.id]
+        for sock in path.arrived.values():
+            sock.close()
 
     async def sweep(self) -> None:
         """Close those who wait in vain."""
