@@ -24,7 +24,7 @@ from agents.control import messages as c
 from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
 from agents.control.paths import Joined, Paths
-from agents.control.publisher import EstateView
+from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import HomeConfig, load_config, open_registry
 from agents.ledger import Ledger
@@ -93,6 +93,7 @@ class GatewayAgent(Node):
         self._ahead: dict[str, int] = {}
         """Host -> the highest entry that it says it has seen, where we have not."""
         self._latest, self._slicer = ledger.latest, ledger.slicer
+        self._everybody = for_everybody(ledger.state)
         placement = _load_placement(home)
         self.snapshot = Snapshot(
             authority=ledger.state,
@@ -144,6 +145,7 @@ class GatewayAgent(Node):
     async def _authority_changed(self) -> None:
         before, ledger = self.snapshot, self._ledger
         self._latest, self._slicer = ledger.latest, ledger.slicer
+        self._everybody = for_everybody(ledger.state)
         hosts = ledger.state.hosts
         self.snapshot = before.evolved(
             authority=ledger.state,
@@ -186,7 +188,7 @@ class GatewayAgent(Node):
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
 
     def view(self) -> EstateView:
-        return EstateView(self.snapshot, self._latest, self._slicer)
+        return EstateView(self.snapshot, self._latest, self._slicer, self._everybody)
 
     async def admitted(self, host: str, key: str) -> str | None:
         gone = self._gone(host)

@@ -6,16 +6,16 @@ and what is no longer visible is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from agents.control.messages import Update
-from inventory.authority import SignedEntry
-from inventory.model import Health, Instance, Presence
+from inventory.authority import AuthorityState, SignedEntry
+from inventory.model import Health, Instance, Presence, Service
 from inventory.policy_document import PolicySlicer
 from inventory.snapshot import Snapshot
-from inventory.visibility import Visible, visible
+from inventory.visibility import visible
 
 V = TypeVar("V")
 
@@ -27,6 +27,15 @@ class EstateView:
     snapshot: Snapshot
     latest: Mapping[str, SignedEntry]
     slicer: PolicySlicer | None
+    everybody: frozenset[str]
+    """As `for_everybody` of the snapshot's authority: worked out once, not once for each host."""
+
+
+def for_everybody(authority: AuthorityState) -> frozenset[str]:
+    """Keys of the entries that every host gets: who may sign, who may relay, and that there is a policy."""
+    found = {key for key in authority.numbers if key.startswith(("operator/", "gateway/"))}
+    revocations = (f"revoke/{key}" for key in found if key.startswith("gateway/"))
+    return frozenset({"domain", "policy", *found, *revocations})
 
 
 @dataclass(slots=True)
@@ -47,17 +56,19 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
     snapshot = view.snapshot
     seen = visible(snapshot, host)
     first = sent.revision < 0
-    entries, dropped = _entries(host, view, seen, sent)
+    services = [service for name in seen.services if (service := snapshot.service(name)) is not None]
+    # What a service is to the policy depends on all its instances, wherever they are.
+    told = {host, *seen.hosts, *(instance.host for service in services for instance in service.instances)}
+    entries, dropped = _entries(view, _wanted(view, told, services, sent), sent)
     leaves = None
     rules = (snapshot.authority.policy_number, seen.allow_indices)
     if rules != sent.rules and snapshot.authority.policy is not None:
         sent.rules = rules
         leaves = view.slicer.slice(seen.allow_indices) if view.slicer is not None else ()
     presence = _difference(sent.presence, {h: snapshot.presence[h] for h in seen.hosts if h in snapshot.presence})
-    wanted = {h: snapshot.reported.get(h, ()) for h in seen.hosts}
-    shown = {h: tuple(i for i in mine if i.service in seen.services) for h, mine in wanted.items()}
-    reported = _difference(sent.reported, {h: mine for h, mine in shown.items() if mine})
-    health = _difference(sent.health, _health(snapshot, seen))
+    mine = {h: tuple(i for i in snapshot.reported.get(h, ()) if i.service in seen.services) for h in told}
+    reported = _difference(sent.reported, {h: instances for h, instances in mine.items() if instances})
+    health = _difference(sent.health, _health(snapshot, services, seen.hosts))
     sent.revision = snapshot.revision
     if not (first or entries or dropped or leaves is not None or presence or reported or health):
         return None
@@ -68,27 +79,32 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
         dropped=dropped,
         leaves=leaves,
         presence=presence,
-        reported={h: mine or () for h, mine in reported.items()},
+        reported={h: instances or () for h, instances in reported.items()},
         health=health,
     )
 
 
-def _entries(host: str, view: EstateView, seen: Visible, sent: Sent) -> tuple[tuple[SignedEntry, ...], tuple[str, ...]]:
-    authority = view.snapshot.authority
-    wanted = {"domain", "policy", f"host/{host}"}
-    wanted.update(key for key in authority.numbers if key.startswith(("operator/", "gateway/")))
-    for name in seen.hosts | {host}:
+def _wanted(view: EstateView, told: Iterable[str], services: Iterable[Service], sent: Sent) -> set[str]:
+    """Keys of the entries that the host should have, as far as there are such entries."""
+    wanted = set(view.everybody)
+    for name in told:
         wanted.add(f"host/{name}")
         wanted.add(f"revoke/host/{name}")
-    for gateway in authority.gateways:
-        wanted.add(f"revoke/gateway/{gateway}")
-    # A revoked host is no longer visible; whoever was told of it is told that, too, before it is dropped.
-    wanted.update(f"revoke/{key}" for key in sent.numbers if key.startswith("host/"))
-    for service in seen.services:
-        known = view.snapshot.service(service)
-        signed = authority.instances
-        wanted.update(f"service/{i.id}" for i in (known.instances if known else ()) if i.id in signed)
-    numbers = authority.numbers
+    signed = view.snapshot.authority.instances
+    for service in services:
+        wanted.update(f"service/{i.id}" for i in service.instances if i.id in signed)
+    for key in sent.numbers:
+        if key.startswith("host/"):
+            # A revoked host is no longer visible; whoever was told of it is told that, too, before it is dropped.
+            wanted.add(f"revoke/{key}")
+        elif key.startswith("revoke/"):
+            wanted.add(key)  # never dropped
+    return wanted
+
+
+def _entries(view: EstateView, wanted: set[str], sent: Sent) -> tuple[tuple[SignedEntry, ...], tuple[str, ...]]:
+    """Entries that are new to the host, in the order in which they were signed, and keys that it should forget."""
+    numbers = view.snapshot.authority.numbers
     new, dropped = [], []
     for key in wanted:
         number = numbers.get(key)
@@ -97,18 +113,15 @@ def _entries(host: str, view: EstateView, seen: Visible, sent: Sent) -> tuple[tu
             sent.numbers[key] = number
     for key in [key for key in sent.numbers if key not in wanted]:
         number = numbers.get(key, 0)
-        if number > sent.numbers[key] and key in view.latest:
+        if number > sent.numbers.pop(key):
             # It changed before it went out of sight (was removed, most likely): the host is told how it ended.
             new.append((number, view.latest[key]))
-        if not key.startswith("revoke/"):
-            dropped.append(key)
-            del sent.numbers[key]
+        dropped.append(key)
     return tuple(signed for _, signed in sorted(new, key=lambda item: item[0])), tuple(sorted(dropped))
 
 
-def _health(snapshot: Snapshot, seen: Visible) -> dict[str, Health]:
-    known = (snapshot.service(name) for name in seen.services)
-    ids = (i.id for service in known if service is not None for i in service.instances)
+def _health(snapshot: Snapshot, services: Iterable[Service], hosts: frozenset[str]) -> dict[str, Health]:
+    ids = (i.id for service in services for i in service.instances if i.host in hosts)
     return {i: snapshot.health[i] for i in ids if i in snapshot.health}
 
 

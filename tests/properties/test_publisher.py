@@ -1,0 +1,220 @@
+"""Pure: what a gateway tells a host: nothing that is none of its affair, and all that its decisions need (C46).
+
+Random estates follow one another; after each change the host is sent what `update_for` says it lacks, now and then over
+a new control stream.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.control.messages import Update
+from agents.control.publisher import EstateView, Sent, for_everybody, update_for
+from agents.known import Known
+from agents.placement import PlacementFile
+from bridge.policy.decide import Permit, Subject, decide
+from inventory.authority import (
+    AuthorityState,
+    Body,
+    HostBody,
+    InstanceBody,
+    RevokeBody,
+    SignedEntry,
+    Slice,
+    entry_key,
+)
+from inventory.authority.entries import Entry
+from inventory.model import Health, Host, Instance, Presence
+from inventory.policy_document import PolicyDocument, PolicySlicer, build, verify_document
+from inventory.snapshot import Snapshot
+from inventory.visibility import Visible, visible
+from tests.support.authority import Chain
+from tests.support.estates import NOON, random_snapshot
+
+STEPS = 4
+
+
+def lower(labels: dict[str, str]) -> dict[str, str]:
+    return {key: value.lower() for key, value in labels.items()}
+
+
+def canonical_host(host: Host) -> Host:
+    return msgspec.structs.replace(host, labels=lower(host.labels))
+
+
+def canonical_instance(instance: Instance) -> Instance:
+    return msgspec.structs.replace(instance, labels=lower(instance.labels))
+
+
+class Gateway:
+    """A registry and what a gateway makes of it: signed entries, placement, and the view that is published."""
+
+    def __init__(self, rng: random.Random) -> None:
+        self._rng = rng
+        self.chain = Chain()
+        self._document: PolicyDocument | None = None
+        self.snapshot = Snapshot(authority=self.chain.state)
+
+    def become(self, goal: Snapshot) -> None:
+        """Sign and report what it takes to be like `goal`."""
+        state = self.chain.state
+        bodies: list[Body] = []
+        hosts = {name: canonical_host(host) for name, host in goal.authority.hosts.items()}
+        bodies += [HostBody(host=host) for name, host in hosts.items() if state.hosts.get(name) != host]
+        bodies += [HostBody(host=host, removed=True) for name, host in state.hosts.items() if name not in hosts]
+        instances = {i.id: canonical_instance(i) for i in goal.authority.instances.values()}
+        bodies += [InstanceBody(instance=i) for i in instances.values() if state.instances.get(i.id) != i]
+        bodies += [InstanceBody(instance=i, removed=True) for i in state.instances.values() if i.id not in instances]
+        bodies += self._revocations(goal)
+        self._rng.shuffle(bodies)
+        if self._document is None or self._rng.random() < 0.5:
+            policy, self._document = build(goal.rules, "text", random_bytes=self._rng.randbytes)
+            bodies.append(policy)
+        self.chain.add(*bodies)
+        self._place(goal)
+
+    def _revocations(self, goal: Snapshot) -> list[Body]:
+        state = self.chain.state
+        new = [body for sid, body in goal.authority.revoked_identities.items() if sid not in state.revoked_identities]
+        lifted = [
+            RevokeBody(spiffe_id=sid, keys=body.keys, reason=body.reason, lifted=True)
+            for sid, body in state.revoked_identities.items()
+            if sid not in goal.authority.revoked_identities
+        ]
+        return [*new, *lifted]
+
+    def _place(self, goal: Snapshot) -> None:
+        rng, state = self._rng, self.chain.state
+        assert self._document is not None and state.policy is not None
+        reported = {h: tuple(map(canonical_instance, mine)) for h, mine in goal.reported.items()}
+        ids = [*state.instances, *(i.id for mine in reported.values() for i in mine)]
+        self.snapshot = self.snapshot.evolved(
+            authority=state,
+            allows=verify_document(state.policy, self._document),
+            presence={h: Presence(host=h, online=rng.random() < 0.7) for h in state.hosts if rng.random() < 0.8},
+            reported=reported,
+            health={i: Health(state=rng.choice(["passing", "failing"])) for i in ids if rng.random() < 0.7},
+            revision=self.snapshot.revision + 1,
+        )
+
+    @property
+    def view(self) -> EstateView:
+        assert self._document is not None
+        latest: dict[str, SignedEntry] = {key_of(signed): signed for signed in self.chain.log}
+        return EstateView(self.snapshot, latest, PolicySlicer(self._document), for_everybody(self.snapshot.authority))
+
+
+def key_of(signed: SignedEntry) -> str:
+    return entry_key(msgspec.json.decode(signed.payload, type=Entry).body)
+
+
+class Listener:
+    """One host: what it was sent, what it made of it, and every name it ever heard."""
+
+    def __init__(self, name: str, gateway: Gateway) -> None:
+        self.name = name
+        self.gateway = gateway
+        self.sent = Sent()
+        start = Slice.start(gateway.chain.log[0], gateway.chain.fingerprint)
+        self.known = Known.start(start, (), PlacementFile())
+        self.heard: set[str] = set()
+
+    def listen(self) -> None:
+        update = update_for(self.name, self.gateway.view, self.sent)
+        if update is None:
+            return
+        assert update_for(self.name, self.gateway.view, self.sent) is None, "nothing is sent twice"
+        seen = visible(self.gateway.snapshot, self.name)
+        self.check_affair(update, seen, self.told_hosts(seen))
+        self.known = self.known.updated(update, at=NOON)
+
+    def told_hosts(self, seen: Visible) -> set[str]:
+        """Visible hosts, and those that serve a visible service: what a service is depends on all its instances."""
+        services = (self.gateway.snapshot.services.get(name) for name in seen.services)
+        return {*seen.hosts, self.name, *(i.host for service in services if service for i in service.instances)}
+
+    def check_affair(self, update: Update, seen: Visible, hosts: set[str]) -> None:
+        for key in map(key_of, update.entries):
+            kind, _, name = key.partition("/")
+            if kind == "host":
+                assert name in hosts or key in self.heard, key
+            elif kind == "service":
+                assert name.split("/")[0] in seen.services or key in self.heard, key
+            elif kind == "revoke":
+                host = name.removeprefix("host/")
+                assert host in hosts or f"host/{host}" in self.heard, key
+            else:
+                assert key in ("domain", "policy") or kind in ("operator", "gateway"), key
+            self.heard.add(key)
+        assert {leaf.index for leaf in update.leaves or ()} <= set(seen.allow_indices)
+        assert {h for h, presence in update.presence.items() if presence is not None} <= seen.hosts
+        for host, mine in update.reported.items():
+            assert not mine or (host in hosts and {i.service for i in mine} <= seen.services)
+        told = {i for i, health in update.health.items() if health is not None}
+        assert {i.split("/")[0] for i in told} <= seen.services
+        assert {i.split("/")[1] for i in told} <= seen.hosts | {self.name}
+
+    def decisions(self) -> list[tuple[Subject, str]]:
+        """Every question this host may have to answer: may I, and may they come to me."""
+        whole = self.gateway.snapshot
+        mine = {i.service for i in whole.offers(self.name)}
+        asked = [(Subject("host", self.name), service) for service in whole.services]
+        return asked + [(Subject("host", other), service) for other in whole.authority.hosts for service in mine]
+
+
+@given(st.integers(0, 2**32))
+def test_c46_a_host_is_told_what_is_its_affair_and_decides_as_if_it_knew_all(seed: int) -> None:
+    rng = random.Random(seed)
+    gateway = Gateway(rng)
+    first = random_snapshot(rng)
+    me = rng.choice(sorted(first.authority.hosts))
+    gateway.become(first)
+    listener = Listener(me, gateway)
+    for _ in range(STEPS):
+        listener.listen()
+        for subject, service in listener.decisions():
+            for user in (None, "ann"):
+                whole = decide(gateway.snapshot, subject, service, now=NOON, user=user)
+                mine = decide(listener.known.snapshot, subject, service, now=NOON, user=user)
+                assert isinstance(whole, Permit) == isinstance(mine, Permit), (subject, service, user, whole, mine)
+                if isinstance(whole, Permit):
+                    assert whole == mine
+        goal = random_snapshot(rng)
+        names = {me: goal.authority.hosts.get(me) or Host(name=me)}
+        gateway.become(goal.evolved(authority=_with_hosts(goal, names)))
+        if rng.random() < 0.4:
+            listener.sent = Sent()  # a new control stream: everything again, and what is not in it is gone
+
+
+def _with_hosts(goal: Snapshot, more: dict[str, Host]) -> AuthorityState:
+    return dataclasses.replace(goal.authority, hosts={**goal.authority.hosts, **more})
+
+
+@given(st.integers(0, 2**32))
+def test_a_full_update_leaves_the_same_as_all_the_small_ones(seed: int) -> None:
+    """Whoever was away comes to know exactly what the others know, and forgets what they forgot."""
+    rng = random.Random(seed)
+    gateway = Gateway(rng)
+    first = random_snapshot(rng)
+    me = rng.choice(sorted(first.authority.hosts))
+    gateway.become(first)
+    listener = Listener(me, gateway)
+    listener.listen()
+    for _ in range(2):
+        goal = random_snapshot(rng)
+        gateway.become(goal)
+        listener.listen()
+    fresh = Listener(me, gateway)
+    fresh.heard = listener.heard
+    fresh.listen()
+    ours, theirs = listener.known.snapshot, fresh.known.snapshot
+    assert ours.authority.hosts == theirs.authority.hosts
+    assert ours.authority.instances == theirs.authority.instances
+    assert ours.authority.policy == theirs.authority.policy and set(ours.allows) == set(theirs.allows)
+    assert (ours.presence, ours.reported, ours.health) == (theirs.presence, theirs.reported, theirs.health)
+    assert set(theirs.authority.revoked_identities) <= set(ours.authority.revoked_identities)
