@@ -50,6 +50,8 @@ def line(x1: float, y1: float, x2: float, y2: float, stroke: str = _GRID) -> str
 
 # --- Latency against load --------------------------------------------------------------------------------------------
 
+_WIDTH, _HEIGHT, _STRIDE = 400, 320, 490
+
 
 @dataclass(frozen=True)
 class _Panel:
@@ -57,72 +59,90 @@ class _Panel:
 
     left: float
     top: float
-    width: float
-    height: float
     rate_max: float
-    low: float
-    high: float
+    ticks: Sequence[float]
 
     def x(self, rate: float) -> float:
-        return self.left + self.width * rate / self.rate_max
+        return self.left + _WIDTH * rate / self.rate_max
 
     def y(self, seconds: float) -> float:
-        share = (math.log(seconds) - math.log(self.low)) / (math.log(self.high) - math.log(self.low))
-        return self.top + self.height * (1 - share)
+        low, high = math.log(self.ticks[0]), math.log(self.ticks[-1])
+        return self.top + _HEIGHT * (1 - (math.log(seconds) - low) / (high - low))
 
     def frame(self, title: str) -> list[str]:
-        shapes = [text(self.left, self.top - 12, title, size=14)]
-        for seconds in _decades(self.low, self.high):
-            shapes.append(line(self.left, self.y(seconds), self.left + self.width, self.y(seconds)))
+        right, bottom = self.left + _WIDTH, self.top + _HEIGHT
+        shapes = [text(self.left, self.top - 14, title, size=14)]
+        for seconds in self.ticks:
+            shapes.append(line(self.left, self.y(seconds), right, self.y(seconds)))
             shapes.append(text(self.left - 6, self.y(seconds) + 4, duration(seconds), fill=_FAINT, anchor="end"))
         step = nice_step(self.rate_max / 5)
         for number in range(int(self.rate_max / step) + 1):
             x = self.x(number * step)
-            shapes.append(line(x, self.top + self.height, x, self.top + self.height + 4, _FAINT))
-            label = f"{number * step:,.0f}"
-            shapes.append(text(x, self.top + self.height + 18, label, fill=_FAINT, anchor="middle"))
-        shapes.append(line(self.left, self.top + self.height, self.left + self.width, self.top + self.height, _FAINT))
-        shapes.append(
-            text(self.left + self.width, self.top + self.height + 36, "requests/s", fill=_FAINT, anchor="end")
-        )
+            shapes.append(line(x, bottom, x, bottom + 4, _FAINT))
+            shapes.append(text(x, bottom + 18, f"{number * step:,.0f}", fill=_FAINT, anchor="middle"))
+        shapes.append(line(self.left, bottom, right, bottom, _FAINT))
+        shapes.append(text(right, bottom + 36, "requests/s", fill=_FAINT, anchor="end"))
         return shapes
 
-    def curve(self, points: Sequence[Point], stroke: str) -> list[str]:
+    def curve(self, points: Sequence[Point], stroke: str, kinds: Sequence[int]) -> list[str]:
         places = [(self.x(point.rate), self.y(point.seconds)) for point in points]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)
         shapes = [f"<polyline points='{path}' fill='none' stroke='{stroke}' stroke-width='2'/>"]
         for point, (x, y) in zip(points, places, strict=True):
-            shapes.append(f"<circle cx='{x:.1f}' cy='{y:.1f}' r='3.5' fill='{stroke}'/>")
-            shapes.append(text(x + 6, y - 5, str(point.connections), size=10, fill=stroke))
+            shapes.append(marker(kinds.index(point.connections), x, y, stroke))
         return shapes
+
+
+def marker(kind: int, x: float, y: float, fill: str) -> str:
+    """A circle, a square, a triangle, a diamond, and so on again: one for each number of connections."""
+    corners = (
+        (),
+        ((-4.5, -4.5), (4.5, -4.5), (4.5, 4.5), (-4.5, 4.5)),
+        ((0, -6), (5.5, 4.5), (-5.5, 4.5)),
+        ((0, -6), (6, 0), (0, 6), (-6, 0)),
+    )[kind % 4]
+    if not corners:
+        return f"<circle cx='{x:.1f}' cy='{y:.1f}' r='4.5' fill='{fill}'/>"
+    path = " ".join(f"{x + dx:.1f},{y + dy:.1f}" for dx, dy in corners)
+    return f"<polygon points='{path}' fill='{fill}'/>"
 
 
 def latency_plot(curves: Mapping[str, Mapping[str, Sequence[Point]]], titles: Mapping[str, str]) -> str:
     """One panel for each of `curves` (by its title), in it one line for each system: its points are numbers of
     connections."""
     everything = [point for systems in curves.values() for points in systems.values() for point in points]
-    low = 10 ** math.floor(math.log10(min(point.seconds for point in everything)))
-    high = 10 ** math.ceil(math.log10(max(point.seconds for point in everything)))
+    kinds = sorted({point.connections for point in everything})
+    ticks = latency_ticks(min(p.seconds for p in everything), max(p.seconds for p in everything))
     rate_max = 1.06 * max(point.rate for point in everything)
-    shapes = []
+    shapes: list[str] = []
     for number, (title, systems) in enumerate(curves.items()):
-        panel = _Panel(70 + 480 * number, 50, 390, 300, rate_max, low, max(high, low * 10))
+        panel = _Panel(80 + _STRIDE * number, 46, rate_max, ticks)
         shapes += panel.frame(title)
         for system, points in systems.items():
-            shapes += panel.curve(points, colour(system))
+            shapes += panel.curve(points, colour(system), kinds)
+    width = 80 + _STRIDE * len(curves)
     names = sorted({system for systems in curves.values() for system in systems}, key=list(titles).index)
-    x = 70.0
-    for name in names:
-        shapes.append(f"<rect x='{x:.0f}' y='414' width='12' height='12' fill='{colour(name)}'/>")
-        shapes.append(text(x + 18, 425, titles[name]))
-        x += 34 + 6.6 * len(titles[name])
-    shapes.append(text(70, 450, "Numbers at the points: connections. Lower and further right is better.", fill=_FAINT))
-    return document(max(70 + 480 * len(curves), x), 464, shapes)
+    for number, name in enumerate(names):
+        x, y = 80 + 290 * (number % 3), 424 + 20 * (number // 3)
+        shapes.append(f"<rect x='{x}' y='{y}' width='12' height='12' fill='{colour(name)}'/>")
+        shapes.append(text(x + 18, y + 11, titles[name]))
+    y = 440 + 20 * math.ceil(len(names) / 3)
+    for number, connections in enumerate(kinds):
+        shapes.append(marker(number, 86 + 130 * number, y - 4, _FAINT))
+        words = f"{connections} connection{'s' if connections > 1 else ''}"
+        shapes.append(text(98 + 130 * number, y, words, fill=_FAINT))
+    words = "further down and to the right is better"
+    shapes.append(text(98 + 130 * len(kinds), y, words, fill=_FAINT))
+    return document(width, y + 16, shapes)
 
 
-def _decades(low: float, high: float) -> list[float]:
-    first, last = round(math.log10(low)), round(math.log10(high))
-    return [10.0**exponent for exponent in range(first, last + 1)]
+def latency_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten, from the last one not above `low` to the first one not below `high`."""
+    exponents = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+    steps = [factor * 10.0**exponent for exponent in exponents for factor in (1, 2, 5)]
+    first = max(index for index, step in enumerate(steps) if step <= low * 1.0001)
+    last = min(index for index, step in enumerate(steps) if step >= high * 0.9999)
+    return steps[first : max(last, first + 1) + 1]
 
 
 def nice_step(rough: float) -> float:

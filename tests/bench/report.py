@@ -149,7 +149,7 @@ class Report:
             int(m.key.split("/")[1]) for m in self._metrics if m.key.endswith(f"/{value}") and m.key[0] == "r"
         )
         curves: dict[str, list[Point]] = {}
-        for system in self._run.titles:
+        for system in (name for name in self._run.titles if name != "none"):
             for number in numbers:
                 rate = self._run.results.median(f"requests/{number}/rate", system)
                 seconds = self._run.results.median(f"requests/{number}/{value}", system)

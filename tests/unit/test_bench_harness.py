@@ -11,7 +11,7 @@ from tests.bench.loads.window import Window
 from tests.bench.loads.wrk import requests_of
 from tests.bench.metrics import request_metrics
 from tests.bench.options import LOADS, SYSTEMS, parse_options
-from tests.bench.plots import Point, bar_plot, latency_plot, nice_step
+from tests.bench.plots import Point, bar_plot, latency_plot, latency_ticks, nice_step
 from tests.bench.report import BEGIN, END, with_section
 from tests.bench.run import metrics_of
 
@@ -98,3 +98,8 @@ def test_pictures_are_well_formed_and_hold_every_system() -> None:
 @pytest.mark.parametrize(("rough", "step"), [(7200, 10000), (4000, 5000), (1.2, 2), (1, 1)])
 def test_axes_have_round_numbers(rough: float, step: float) -> None:
     assert nice_step(rough) == step
+
+
+def test_latency_axes_hold_every_value() -> None:
+    assert latency_ticks(110e-6, 4e-3) == pytest.approx([1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3])
+    assert latency_ticks(1e-3, 1e-3) == pytest.approx([1e-3, 2e-3])
