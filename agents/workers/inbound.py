@@ -13,7 +13,7 @@ import trio
 
 from agents import clock
 from agents.workers.live import LiveFlow
-from agents.workers.pool import TunnelPool, tune
+from agents.workers.pool import TunnelPool, expect_reading, tune
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
@@ -64,7 +64,6 @@ class Inbound:
         self._streams = streams
         self._owner = owner
         self._waiting: OrderedDict[int, trio.CancelScope] = OrderedDict()
-        self._control_remotes: dict[Tunnel, str] = {}
         self._controls: dict[Tunnel, list[LocalSocket]] = {}
 
     @property
@@ -105,10 +104,10 @@ class Inbound:
         tune(sock)
         first = await receive_some(sock, 1, socket.MSG_PEEK)
         if first == _TLS:
-            tunnel = await self._pool.establish(sock, server=True)
-            self._control_remotes[tunnel] = remote
+            await self._pool.establish(sock, server=True)
             return True
         if first == _PREFACE and self._owner.role == "gateway":
+            expect_reading(sock)
             await self._owner.guest(sock, remote)
             return True
         if first:
@@ -117,7 +116,6 @@ class Inbound:
         return False
 
     def tunnel_gone(self, tunnel: Tunnel) -> None:
-        self._control_remotes.pop(tunnel, None)
         self._controls.pop(tunnel, None)
 
     # --- streams --------------------------------------------------------------------------------------------------
@@ -153,8 +151,7 @@ class Inbound:
         local.join(tunnel, stream)
         self._streams.live(local)
         self._controls[tunnel] = [*others, local]
-        remote = self._control_remotes.get(tunnel, "")
-        self._tasks.start_soon(self._owner.control, theirs, tunnel, remote)
+        self._tasks.start_soon(self._owner.control, theirs, tunnel, tunnel.remote)
 
     def _flow(self, tunnel: Tunnel, wish: Open) -> LiveFlow:
         flow = LiveFlow(

@@ -197,6 +197,7 @@ class TunnelPool:
             PeerError: with the reason in words; the peer was told as well where it could be.
         """
         try:
+            expect_reading(sock)
             pipe = await handshake(sock, self._server if server else self._client, server=server)
             refusal: PeerRefused | None = None
             try:
@@ -335,8 +336,15 @@ def detach(sock: trio.socket.SocketType) -> socket.socket:
 
 
 def tune(sock: socket.socket) -> None:
-    """What every TCP socket of the data path has: no Nagle; a dead peer noticed by the kernel too (F11)."""
+    """What every TCP socket of the data path has: no Nagle; probes while nothing is under way."""
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def expect_reading(sock: socket.socket) -> None:
+    """For connections between nodes, which always read: one that does not is dead, and the kernel notices too (F11).
+    Never for a program's own: Linux would cut a reader that pauses, although its machine answers every probe."""
+    if sock.family == socket.AF_UNIX:
+        return
     user_timeout = int(limits.HEARTBEAT_INTERVAL * limits.HEARTBEAT_MISSES * 1000)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, user_timeout)

@@ -110,6 +110,15 @@ class Tunnel:
         return self._is_live and self.session.can_open
 
     @property
+    def remote(self) -> str:
+        """`ADDR:PORT` of the other side's socket, empty when that has gone."""
+        try:
+            address = self._sock.getpeername()
+        except OSError:
+            return ""
+        return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
+
+    @property
     def is_blocked(self) -> bool:
         """Whether so much waits to be written that nobody may add to it."""
         return self.backlog + len(self._pending) + self._outgoing.pending > limits.TUNNEL_PENDING_MAX
