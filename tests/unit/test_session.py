@@ -8,7 +8,8 @@ import pytest
 
 from bridge import limits
 from bridge.tunnels.frames import CREDIT_MAX, Code, Open, ProtocolViolation
-from bridge.tunnels.session import Session, Stream
+from bridge.tunnels.session import Session
+from bridge.tunnels.stream import Stream
 from tests.support.playbook import (
     ACCEPT,
     DATA,
