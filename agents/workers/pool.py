@@ -289,12 +289,18 @@ class TunnelPool:
     def tick(self) -> None:
         """About once a second: heartbeats, idle and expired tunnels."""
         now, wall = self._loop.now, clock.now()
+        # A stream that the peer opens just now must not meet a closed door: a tunnel is closed a tick after its goodbye.
+        retired_before = set(self._retired)
         for tunnel in self.all():
             tunnel.tick(now)
             if tunnel.peer.not_after + limits.CLOCK_TOLERANCE < wall:
                 self.retire(tunnel, "the peer's certificate has ended")
-            if not tunnel.session.streams and (tunnel in self._retired or now - tunnel.last_used > limits.TUNNEL_IDLE):
+            if tunnel.session.streams:
+                continue
+            if tunnel in retired_before:
                 tunnel.close(Code.NO_ERROR, "idle")
+            elif now - tunnel.last_used > limits.TUNNEL_IDLE:
+                self.retire(tunnel, "idle")
 
     def drop_revoked(self) -> None:
         """Close the tunnels of every peer that is revoked now (F46, C16)."""
