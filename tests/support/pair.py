@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import trio
@@ -14,6 +12,7 @@ import trio
 from agents.admin_client import call
 from inventory.errors import MeshError
 from tests.support.estate import OPERATOR, Estate
+from tests.support.town import Town
 from tests.support.traffic import eventually
 
 SERVER = "vm1"
@@ -21,22 +20,22 @@ CLIENT = "vm2"
 PORT = 8000
 
 
-def admin(home: Path, command: str, **arguments: object) -> Any:
+def admin(estate: Estate, home: str, command: str, **arguments: object) -> Any:
     """Asks a running node; None when it does not answer now."""
     try:
-        return trio.run(partial(call, home, command, **arguments))
+        return trio.run(partial(call, estate.home(home), command, **arguments))
     except MeshError:
         return None
 
 
 def status(estate: Estate, home: str) -> dict[str, Any]:
     """A node's status; empty while it does not run."""
-    return admin(estate.home(home), "status") or {}
+    return admin(estate, home, "status") or {}
 
 
 def worker_pid(estate: Estate, home: str) -> int:
-    """The data worker of a node."""
-    return int(status(estate, home)["worker"]["pid"])
+    """The data worker of a node, as soon as there is one."""
+    return int(eventually(lambda: status(estate, home).get("worker", {}).get("pid"), what=f"a worker of {home}"))
 
 
 def pids(estate: Estate, home: str) -> list[int]:
@@ -45,14 +44,14 @@ def pids(estate: Estate, home: str) -> list[int]:
     return [node.pid, *node.children()]
 
 
-def wait_connected(estate: Estate, *hosts: str, gateway: str = OPERATOR) -> None:
+def wait_connected(estate: Estate, *hosts: str) -> None:
     """Until the gateway has a control stream from each of the hosts."""
 
     def connected() -> bool:
-        seen = admin(estate.home(gateway), "hosts") or {}
+        seen = admin(estate, OPERATOR, "hosts") or {}
         return all(seen.get(host, {}).get("online") for host in hosts)
 
-    eventually(connected, what=f"{hosts} connected to {gateway}")
+    eventually(connected, what=f"{hosts} connected", timeout=20)
 
 
 def locate(estate: Estate, home: str, service: str) -> tuple[str, int]:
@@ -65,7 +64,7 @@ def locate(estate: Estate, home: str, service: str) -> tuple[str, int]:
                 return host, int(port)
         return None
 
-    place = eventually(found, what=f"{service} at {home}")
+    place = eventually(found, what=f"{service} at {home}", timeout=20)
     assert place is not None
     return place
 
@@ -75,6 +74,7 @@ class Pair:
 
     def __init__(self, estate: Estate, services: Mapping[str, str]) -> None:
         self.estate = estate
+        self.town = Town(estate)
         self.services = services
 
     def place(self, service: str) -> tuple[str, int]:
@@ -98,6 +98,14 @@ def allow_all(services: Mapping[str, str], source: str = f"host:{CLIENT}") -> st
     return f'[[allow]]\nname = "pair"\nfrom = ["{source}"]\nto = [{listed}]\n'
 
 
+def join(estate: Estate, name: str, *, listen: str | None = None, token: str | None = None) -> None:
+    """Enrols a host, with a token made for it or a given one."""
+    town = Town(estate)
+    token = token or town.ok(OPERATOR, "host", "add", name)
+    reach = ["--listen", listen, "--advertise", listen] if listen else []
+    town.ok(name, "agent", "join", token.strip(), "--addresses", estate.next_slice(), *reach)
+
+
 def start_pair(
     estate: Estate,
     services: Mapping[str, str],
@@ -109,7 +117,7 @@ def start_pair(
     """Sets up and starts all three nodes; returns when every service can be called.
 
     Args:
-        services: name to target; the first one is also a `--serve`.
+        services: name to target.
         direct: whether vm1 listens, so that vm2 dials it; else their tunnel goes through the gateway.
         init: further options of `init`.
         gateway_runs: whether the caller has done `init` and started the gateway.
@@ -117,27 +125,17 @@ def start_pair(
     if not gateway_runs:
         estate.init(*init)
         estate.start_gateway()
-    listen = estate.free_endpoint() if direct else None
-    with ThreadPoolExecutor(3) as pool:
-        hosts = [
-            pool.submit(estate.add_host, SERVER, serve=list(services), listen=listen),
-            pool.submit(estate.add_host, CLIENT),
-        ]
-        for host in hosts:
-            host.result()
-        placed = [
-            pool.submit(estate.service_add, name, host=SERVER, target=target, port=PORT + number)
-            for number, (name, target) in enumerate(services.items())
-        ]
-        for name in (SERVER, CLIENT):
-            estate.start_agent(name, ready=False)
-        for one in placed:
-            one.result()
-        estate.apply_policy(allow_all(services))
+    pair = Pair(estate, services)
+    join(estate, SERVER, listen=estate.free_endpoint() if direct else None)
+    join(estate, CLIENT)
+    for number, (name, target) in enumerate(services.items()):
+        pair.town.place(name, SERVER, target, port=PORT + number)
+    pair.town.policy(allow_all(services))
+    for name in (SERVER, CLIENT):
+        estate.start_agent(name, ready=False)
     for name in (SERVER, CLIENT):
         estate.wait_ready(name)
     wait_connected(estate, SERVER, CLIENT)
-    pair = Pair(estate, services)
     for name in services:
         pair.place(name)
     return pair
