@@ -55,6 +55,8 @@ class Estate:
         self.logs.mkdir()
         self.gateway_address = ""
         self.nodes: dict[str, RunningProcess] = {}
+        self.prefixes: dict[str, tuple[str, ...]] = {}
+        """Words before every command of a home: `ip netns exec ...`, `prlimit ...`."""
         self._started: list[RunningProcess] = []
         self._reserved: list[socket.socket] = []
         self._ports: set[int] = set()
@@ -107,7 +109,7 @@ class Estate:
         return self.path / name
 
     def command(self, home: str, *args: str) -> list[str]:
-        return [*MESHBRIDGE, "--home", str(self.home(home)), *args]
+        return [*self.prefixes.get(home, ()), *MESHBRIDGE, "--home", str(self.home(home)), *args]
 
     def environment(self) -> dict[str, str]:
         """Ours without anything that could lead a command to another home."""
@@ -194,7 +196,7 @@ class Estate:
 
     def wait_ready(self, home: str, timeout: float = READY_TIMEOUT) -> str:
         """The node's ready line."""
-        return self.nodes[home].stderr.wait_for("ready", timeout)
+        return self.nodes[home].stderr.wait_for(" is ready", timeout)
 
     def start_server(self, kind: str, *, name: str | None = None, host: str = "127.0.0.1", delay: float = 0.0) -> int:
         """A server of tests/support/servers.py as a process; the port it listens on."""
