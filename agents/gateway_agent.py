@@ -298,7 +298,7 @@ class GatewayAgent(Node):
     async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
         match message:
             case m.Guest():
-                self._guest_came(fds[0], message.remote)
+                self._guest_came(fds[0], message)
             case m.ControlStream():
                 spiffe = parse_spiffe_id(message.spiffe_id)
                 serve = partial(self._control.serve, remote=message.remote, not_after=message.not_after)
@@ -309,28 +309,29 @@ class GatewayAgent(Node):
                 for sock in fds:
                     sock.close()
 
-    def _guest_came(self, sock: socket.socket, remote: str) -> None:
+    def _guest_came(self, sock: socket.socket, guest: m.Guest) -> None:
         """Strangers cost one of GUESTS_MAX slots each; when all are taken, who has waited longest loses his (C23)."""
         if len(self._guests) >= limits.GUESTS_MAX:
             _, longest = self._guests.popitem(last=False)
             longest.cancel()
         scope = self._guests[sock] = trio.CancelScope()
-        self._nursery.start_soon(self._guarded_guest, sock, remote, scope)
+        self._nursery.start_soon(self._guarded_guest, sock, guest, scope)
 
-    async def _guarded_guest(self, sock: socket.socket, remote: str, scope: trio.CancelScope) -> None:
+    async def _guarded_guest(self, sock: socket.socket, guest: m.Guest, scope: trio.CancelScope) -> None:
         try:
             with scope:
-                await self._guest(sock, remote)
+                await self._guest(sock, guest.remote, trio.current_time() - guest.waited)
         finally:
             self._guests.pop(sock, None)
 
-    async def _guest(self, sock: socket.socket, remote: str) -> None:
-        """A connection that began with a preface: a host with a ticket, or somebody with a token. Its one guard."""
+    async def _guest(self, sock: socket.socket, remote: str, began: float) -> None:
+        """A connection that began with a preface: a host with a ticket, or somebody with a token. Its one guard.
+
+        The worker accepted it at `began` (trio's time): its deadline goes on, it does not begin anew (C24)."""
         sock.setblocking(False)
         owned = True
-        began = trio.current_time()
         try:
-            with trio.fail_after(limits.PREAUTH_TIMEOUT):
+            with trio.fail_at(began + limits.PREAUTH_TIMEOUT):
                 line = await peek_preface(sock)
                 if line == _PREFACE_ENROL:
                     owned = False

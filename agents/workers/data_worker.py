@@ -357,8 +357,8 @@ class DataWorker:
             )
         )
 
-    async def guest(self, sock: socket.socket, remote: str) -> None:
-        await self._channel.send(m.Guest(remote=remote), [sock.fileno()])
+    async def guest(self, sock: socket.socket, remote: str, waited: float) -> None:
+        await self._channel.send(m.Guest(remote=remote, waited=waited), [sock.fileno()])
         sock.close()
 
     async def control(self, sock: socket.socket, tunnel: Tunnel, remote: str) -> None:

@@ -45,8 +45,8 @@ class InboundOwner(Protocol):
     @property
     def draining(self) -> str | None: ...
     def own_instance(self, service: str, target: str) -> Instance | None: ...
-    async def guest(self, sock: socket.socket, remote: str) -> None:
-        """A connection with a preface, unread, for the supervisor."""
+    async def guest(self, sock: socket.socket, remote: str, waited: float) -> None:
+        """A connection with a preface, unread, for the supervisor; it has been open for `waited` seconds."""
 
     async def control(self, sock: socket.socket, tunnel: Tunnel, remote: str) -> None:
         """The supervisor's end of a control stream."""
@@ -102,13 +102,14 @@ class Inbound:
     async def _tell_apart(self, sock: socket.socket, remote: str) -> bool:
         """By the first byte, which stays unread. True once the socket belongs to somebody else."""
         tune(sock)
+        began = trio.current_time()
         first = await receive_some(sock, 1, socket.MSG_PEEK)
         if first == _TLS:
             await self._pool.establish(sock, server=True)
             return True
         if first == _PREFACE and self._owner.role == "gateway":
             expect_reading(sock)
-            await self._owner.guest(sock, remote)
+            await self._owner.guest(sock, remote, trio.current_time() - began)
             return True
         if first:
             begin = sock.recv(16).decode("latin-1")

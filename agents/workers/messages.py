@@ -163,6 +163,8 @@ class Guest(Message, frozen=True, kw_only=True, tag="guest"):
 
     fds = 1
     remote: str
+    waited: float = 0.0
+    """Seconds since it was accepted: they count against PREAUTH_TIMEOUT (C24)."""
 
 
 class ControlStream(Message, frozen=True, kw_only=True, tag="control-stream"):

@@ -44,7 +44,7 @@ _KEY_UPDATE = b"\x18\x00\x00\x01"
 class Forger:
     """Writes records as the client of a connection whose key log was kept; the real client must send nothing more."""
 
-    def __init__(self, key_log: Path, tls: ssl.SSLObject) -> None:
+    def __init__(self, key_log: Path, tls: ssl.SSLObject | ssl.SSLSocket) -> None:
         cipher = tls.cipher()
         assert cipher is not None
         self._cipher = cipher[0]
