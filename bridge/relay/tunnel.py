@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import ssl
+import struct
 from collections.abc import Callable
 from typing import Protocol
 
@@ -23,6 +24,7 @@ from bridge.tunnels.records import RecordReader, TlsPipe
 from bridge.tunnels.session import Session, Stream
 from inventory.names import shown
 
+_RESET = struct.pack("ii", 1, 0)
 _READ_SMALL = 16 * limits.KIB
 _RAW_VIEW = memoryview(bytearray(256 * limits.KIB))
 _NOTHING = memoryview(b"")
@@ -314,6 +316,7 @@ class Tunnel:
         elif now - max(heard, self._pinged_at) > limits.HEARTBEAT_INTERVAL:
             self._unanswered = self._unanswered + 1 if self._pinged_at > heard else 0
             if self._unanswered >= _PINGS_UNANSWERED:
+                self._reset_at_close()
                 self._end(f"the peer has been silent for {now - heard:.0f} s")
                 return
             self._pinged_at = now
@@ -333,6 +336,12 @@ class Tunnel:
             self._end(f"{how}: {_said(goodbye)}", goodbye.code or Code.ABORTED)
         else:
             self._end(how)
+
+    def _reset_at_close(self) -> None:
+        """A FIN waits behind what was never acknowledged, a RST does not: a peer whose words are lost on their way to
+        us, and that still hears us, knows at once (F12)."""
+        with contextlib.suppress(OSError):
+            self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
 
     def _end(self, reason: str, code: int = Code.ABORTED) -> None:
         if self.closed is not None:
