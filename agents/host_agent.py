@@ -27,11 +27,12 @@ from agents.estate import HomeConfig, load_config
 from agents.known import Known
 from agents.namespace import Namespace
 from agents.node import VERSION, Node, listen_on, warning
+from agents.placement import check_report
 from agents.supervisor import Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
 from bridge import limits
-from bridge.dns.hosts_file import with_block
+from bridge.dns.hosts_file import with_block, without_block
 from bridge.dns.hosts_file_edit import edit as edit_hosts_file
 from bridge.dns.server import serve as serve_dns
 from bridge.errors import PeerError
@@ -112,8 +113,21 @@ class HostAgent(Node):
         return load_services(path, self.name)
 
     async def reload(self) -> None:
-        self._services = self._load_services()
+        try:
+            self._services = self._load_services()
+        except MeshError as exc:
+            self._alarms["services-file"] = f"services.toml was refused, what it said before is in force: {exc}"
+            raise
+        self._alarms.pop("services-file", None)
         self._changed.ask()
+
+    def _refused_services(self) -> list[str]:
+        """Of services.toml, what every gateway will refuse, in the words it will use (H25)."""
+        authority = self.snapshot.authority
+        try:
+            return check_report(authority, self.name, self._services, most=limits.INSTANCES_PER_HOST)[1]
+        except InputError as exc:
+            return [exc.what]
 
     # --- what is known --------------------------------------------------------------------------------------------
 
@@ -174,6 +188,15 @@ class HostAgent(Node):
         except MeshError as exc:
             self._alarms["hosts-file"] = str(exc)
 
+    def leave_hosts_file(self) -> None:
+        """Take our names out again: nothing listens at their addresses any more."""
+        if self._hosts_file is None:
+            return
+        try:
+            edit_hosts_file(self._hosts_file, partial(without_block, domain=self.snapshot.authority.namespace))
+        except MeshError as exc:
+            log.warning("names stay in the hosts file", reason=str(exc), hint=exc.hint)
+
     async def _apply_changes(self) -> None:
         while True:
             await self._changed.asked()
@@ -196,6 +219,8 @@ class HostAgent(Node):
                 self._alarms.pop("save", None)
             except MeshError as exc:
                 self._alarms["save"] = f"what is known is not saved: {exc}"
+                await trio.sleep(limits.SAVE_RETRY)
+                self._save.ask()
 
     async def _retry_problems(self) -> None:
         delay = limits.BIND_RETRY_FIRST
@@ -449,6 +474,7 @@ class HostAgent(Node):
     def warnings(self) -> list[dict[str, str]]:
         found = [warning("cannot-bind", why, severity="error") for why in self.namespace.problems.values()]
         found += [warning(code.split()[0], text, severity="error") for code, text in self._alarms.items()]
+        found += [warning("not-served", why, severity="error") for why in self._refused_services()]
         if self._links and not any(link.connected for link in self._links.values()):
             ends = clock_words(self.identity.leaf.not_after)
             text = f"no gateway is connected; what is known stays in force, and this host's certificate ends at {ends}"
@@ -494,4 +520,7 @@ async def run(home: Path, *, metrics: str | None = None, dns: str | None = None,
     with lock_home(home):
         known = Known.load(home, config.genesis)
         agent = HostAgent(home, config, known, metrics=metrics, dns=dns, hosts_file=hosts_file)
-        return await agent.run()
+        try:
+            return await agent.run()
+        finally:
+            agent.leave_hosts_file()

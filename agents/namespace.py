@@ -79,6 +79,8 @@ class Namespace:
         self._listener_on = bind
         self._bound: dict[tuple[str, int], ServiceName] = {}
         self._syncing = trio.Lock()
+        self._remembered = True
+        """Whether the book on disk is this one."""
         self.problems: dict[tuple[str, int], str] = {}
         self.zone: Zone | None = None
         self.names: dict[str, tuple[ServiceName, int]] = {}
@@ -89,11 +91,13 @@ class Namespace:
         async with self._syncing:
             names = visible_names(snapshot)
             book = self.book.assign(names)
-            if book is not self.book:
+            if book is not self.book or not self._remembered:
                 self.book = book
                 try:
                     await trio.to_thread.run_sync(write_file, self._home / _FILE, addresses.encode(book))
+                    self._remembered = True
                 except MeshError as exc:
+                    self._remembered = False
                     log.error("addresses are not remembered", reason=str(exc), hint=exc.hint)
             wanted = {
                 (book.assigned[name], port): service for name, (service, port) in names.items() if name in book.assigned

@@ -167,6 +167,8 @@ RENEWAL_RETRY = 30.0
 """Between two tries to get a new certificate; there are hours left when the first is made."""
 SAVE_DELAY = 0.2
 """Changes of what is known are written to disk together, at most this late."""
+SAVE_RETRY = 5.0
+"""Between two tries to write them to a disk that is full or broken (F26)."""
 WORKER_START_TIMEOUT = 10.0
 WORKER_STOP_TIMEOUT = 5.0
 WORKER_SEND_TIMEOUT = 10.0
