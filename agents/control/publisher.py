@@ -57,8 +57,7 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
     seen = visible(snapshot, host)
     first = sent.revision < 0
     services = [service for name in seen.services if (service := snapshot.service(name)) is not None]
-    # What a service is to the policy depends on all its instances, wherever they are.
-    told = {host, *seen.hosts, *(instance.host for service in services for instance in service.instances)}
+    told = {host, *seen.hosts}
     entries, dropped = _entries(view, _wanted(view, told, services, sent), sent)
     leaves = None
     rules = (snapshot.authority.policy_number, seen.allow_indices)
@@ -68,7 +67,7 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
     presence = _difference(sent.presence, {h: snapshot.presence[h] for h in seen.hosts if h in snapshot.presence})
     mine = {h: tuple(i for i in snapshot.reported.get(h, ()) if i.service in seen.services) for h in told}
     reported = _difference(sent.reported, {h: instances for h, instances in mine.items() if instances})
-    health = _difference(sent.health, _health(snapshot, services, seen.hosts))
+    health = _difference(sent.health, _health(snapshot, services, told))
     sent.revision = snapshot.revision
     if not (first or entries or dropped or leaves is not None or presence or reported or health):
         return None
@@ -84,7 +83,7 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
     )
 
 
-def _wanted(view: EstateView, told: Iterable[str], services: Iterable[Service], sent: Sent) -> set[str]:
+def _wanted(view: EstateView, told: set[str], services: Iterable[Service], sent: Sent) -> set[str]:
     """Keys of the entries that the host should have, as far as there are such entries."""
     wanted = set(view.everybody)
     for name in told:
@@ -92,7 +91,7 @@ def _wanted(view: EstateView, told: Iterable[str], services: Iterable[Service], 
         wanted.add(f"revoke/host/{name}")
     signed = view.snapshot.authority.instances
     for service in services:
-        wanted.update(f"service/{i.id}" for i in service.instances if i.id in signed)
+        wanted.update(f"service/{i.id}" for i in service.instances if i.host in told and i.id in signed)
     for key in sent.numbers:
         if key.startswith("host/"):
             # A revoked host is no longer visible; whoever was told of it is told that, too, before it is dropped.
@@ -120,7 +119,7 @@ def _entries(view: EstateView, wanted: set[str], sent: Sent) -> tuple[tuple[Sign
     return tuple(signed for _, signed in sorted(new, key=lambda item: item[0])), tuple(sorted(dropped))
 
 
-def _health(snapshot: Snapshot, services: Iterable[Service], hosts: frozenset[str]) -> dict[str, Health]:
+def _health(snapshot: Snapshot, services: Iterable[Service], hosts: set[str]) -> dict[str, Health]:
     ids = (i.id for service in services for i in service.instances if i.host in hosts)
     return {i: snapshot.health[i] for i in ids if i in snapshot.health}
 
