@@ -25,7 +25,7 @@ from agents import clock
 from agents.admin_socket import AdminConnection, serve_admin
 from agents.estate import HomeConfig
 from agents.lifecycle import Lifecycle, say_ready
-from agents.supervisor import DataWorkerProcess
+from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits, logs
 from bridge.counters import InstanceState
@@ -69,6 +69,8 @@ class Node:
         self.tunnels: tuple[m.TunnelState, ...] = ()
         self.streams = 0
         self.ready = False
+        self.renewal_possible = Latest()
+        """Asked when a gateway has been reached: a renewal that failed for want of one need not wait any longer."""
         self._root = root_certificate
         self._nursery: trio.Nursery
         self._ids = count(1)
@@ -211,7 +213,8 @@ class Node:
                 log.warning(
                     "certificate not renewed yet", reason=str(exc), ends=clock_words(self.identity.leaf.not_after)
                 )
-                await trio.sleep(min(limits.RENEWAL_RETRY, _RETRY_SHARE * (leaf.not_after - leaf.not_before)))
+                life = leaf.not_after - leaf.not_before
+                await self.renewal_possible.asked(within=min(limits.RENEWAL_RETRY, _RETRY_SHARE * life))
 
     # --- the worker -----------------------------------------------------------------------------------------------
 
