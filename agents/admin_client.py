@@ -14,6 +14,10 @@ from bridge import limits
 from inventory.errors import Unavailable
 
 
+class NoAnswer(Unavailable):
+    """Nobody answered for this home; what a node itself says is unavailable is no NoAnswer."""
+
+
 async def call(
     home: Path, command: str, *, answer_within: float | None = limits.ADMIN_ANSWER_TIMEOUT, **arguments: object
 ) -> Any:
@@ -78,16 +82,16 @@ async def _connect(home: Path) -> trio.SocketStream:
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         sock.close()
         what = "no agent or gateway is running on this home"
-        raise Unavailable(
+        raise NoAnswer(
             what, where=str(home), hint="start it: meshbridge --home DIR agent run, or gateway run"
         ) from None
     except PermissionError:
         sock.close()
         what = "the agent of this home belongs to another user"
-        raise Unavailable(what, where=str(path), hint="run the command as that user or root") from None
+        raise NoAnswer(what, where=str(path), hint="run the command as that user or root") from None
     except OSError as exc:
         sock.close()
-        raise Unavailable(f"the agent cannot be reached: {exc.strerror or exc}", where=str(path)) from None
+        raise NoAnswer(f"the agent cannot be reached: {exc.strerror or exc}", where=str(path)) from None
     except BaseException:
         sock.close()
         raise
@@ -107,7 +111,7 @@ async def _receive(stream: trio.SocketStream) -> Answer:
     except trio.BrokenResourceError:
         line = b""
     if not line:
-        raise Unavailable("the agent ended before it answered", hint="see its log, and whether it is still running")
+        raise NoAnswer("the agent ended before it answered", hint="see its log, and whether it is still running")
     answer = decode_answer(line)
     if answer.error is not None:
         raise answer.error.error()
@@ -121,4 +125,4 @@ def _patience(seconds: float | None) -> Iterator[None]:
             yield
     except trio.TooSlowError:
         hint = "see its log; if it is stopped or overloaded, restart it"
-        raise Unavailable(f"the agent did not answer within {seconds:g} s", hint=hint) from None
+        raise NoAnswer(f"the agent did not answer within {seconds:g} s", hint=hint) from None

@@ -218,7 +218,7 @@ class HostAgent(Node):
                 self._saved = known
                 self._alarms.pop("save", None)
             except MeshError as exc:
-                self._alarms["save"] = f"what is known is not saved: {exc}"
+                self._alarms["save"] = f"what is known is not saved: {exc}; {exc.hint or 'it is tried again'}"
                 await trio.sleep(limits.SAVE_RETRY)
                 self._save.ask()
 
@@ -272,7 +272,8 @@ class HostAgent(Node):
         await self.worker.tell(m.LeaveGateway(gateway=gateway))
 
     def link_changed(self) -> None:
-        pass
+        if any(link.connected for link in self._links.values()):
+            self.renewal_possible.ask()
 
     def worker_gone(self) -> None:
         for waiting in self._adopted.values():

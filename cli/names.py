@@ -33,14 +33,13 @@ def resolve(app: App, name: str) -> None:
 
 
 async def _resolve(home: Path, config: HomeConfig, name: str) -> dict[str, Any]:
-    from agents.admin_client import call
+    from agents.admin_client import NoAnswer, call
     from agents.last_known import resolve_offline
-    from inventory.errors import Unavailable
 
     try:
         answer: dict[str, Any] = await call(home, "resolve", name=name)
         return answer
-    except Unavailable as exc:
+    except NoAnswer as exc:
         found = resolve_offline(home, config, name)
         if found is None:
             raise
