@@ -71,7 +71,9 @@ async def add_policy(home: Path, rule: Rule = RULE) -> None:
 async def seen_by_gateway(home: Path) -> None:
     """As a gateway that runs on this home for a moment."""
     async with open_embedded(Home(home).registry) as registry:
-        await Ledger(registry, home, config_of(home).genesis).load()
+        ledger = Ledger(registry, home, config_of(home).genesis)
+        await ledger.load()
+        await ledger.remember()
 
 
 def config_of(home: Path) -> HomeConfig:
