@@ -210,11 +210,18 @@ class DataWorker:
             case m.CutAll():
                 records = tuple(self.streams.cut_all(message.reason))
                 self.loop.settle()
+                await self._send_records()
                 await self._channel.send(m.StreamList(id=message.id, streams=records, cut=len(records)))
             case m.ListStreams():
+                await self._send_records()
                 await self._channel.send(m.StreamList(id=message.id, streams=tuple(self.streams.records())))
             case _:
                 pass
+
+    async def _send_records(self) -> None:
+        """Who is told which streams are open, or cut, has their records before: it may end with the answer."""
+        while self.streams.has_records:
+            await self._send_report()
 
     # --- what is known --------------------------------------------------------------------------------------------
 

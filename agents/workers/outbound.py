@@ -40,6 +40,7 @@ from inventory.snapshot import Snapshot
 _TRY_ANOTHER = frozenset({Code.CONNECT_FAILED, Code.UNKNOWN_SERVICE, Code.DRAINING, Code.LIMIT, Code.TIMEOUT})
 """Refusals that speak of one instance, not of the caller. After ABORTED and SHUTDOWN the tunnel itself is gone."""
 _TUNNEL_GONE = frozenset({Code.ABORTED, Code.SHUTDOWN, Code.NO_ERROR, Code.INTERNAL})
+_WHYS_NAMED = 3
 
 
 class OutboundOwner(Protocol):
@@ -238,7 +239,10 @@ class Outbound:
         service = self._owner.snapshot.service(flow.service)
         if service is None or not service.instances:
             return f"{flow.service} has no instance"
-        return f"none of the {len(service.instances)} instances of {flow.service} can take a stream"
+        snapshot = self._owner.snapshot
+        whys = dict.fromkeys(why for i in service.instances if (why := _why_not(snapshot, i)))
+        named = f": {'; '.join(list(whys)[:_WHYS_NAMED])}" if whys else ""
+        return f"none of the {len(service.instances)} instances of {flow.service} can take a stream{named}"
 
     async def _here(self, local: LocalSocket, flow: LiveFlow, instance: Instance) -> None:
         """The chosen instance is on this very host: no tunnel, the two sockets are joined."""
@@ -306,3 +310,13 @@ def _healthy(snapshot: Snapshot, instance: Instance) -> bool:
 def _serves(snapshot: Snapshot, instance: Instance) -> bool:
     host = snapshot.host(instance.host)
     return instance.draining is None and (host is None or host.draining is None)
+
+
+def _why_not(snapshot: Snapshot, instance: Instance) -> str:
+    """Why no stream goes to an instance, as far as the snapshot says; empty when it does not."""
+    host = snapshot.host(instance.host)
+    draining = instance.draining or (host.draining if host is not None else None)
+    if draining is not None:
+        return f"{instance.id} is draining: {draining}"
+    presence = snapshot.presence.get(instance.host)
+    return f"{instance.host} is away" if presence is not None and not presence.online else ""
