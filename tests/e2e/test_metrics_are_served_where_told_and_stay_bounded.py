@@ -14,7 +14,7 @@ from tests.support.traffic import Backend, ask, eventually
 
 
 def page(endpoint: str, path: str) -> str:
-    with urllib.request.urlopen(f"http://{endpoint}{path}", timeout=10) as answer:  # noqa: S310
+    with urllib.request.urlopen(f"http://{endpoint}{path}", timeout=10) as answer:
         return str(answer.read().decode())
 
 

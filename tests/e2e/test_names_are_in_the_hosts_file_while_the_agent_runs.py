@@ -1,4 +1,4 @@
-"""I/O: `agent run --hosts-file`: opt-in, inside a fence, everything else byte for byte as it was, and gone afterwards."""
+"""I/O: `agent run --hosts-file`: opt-in, in a fence, everything else byte for byte as it was, gone afterwards."""
 
 from __future__ import annotations
 

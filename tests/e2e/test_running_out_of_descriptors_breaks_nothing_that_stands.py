@@ -1,4 +1,4 @@
-"""I/O: an agent with 256 descriptors gets 400 clients: what stands goes on, status answers, and it recovers by itself."""
+"""I/O: an agent with 256 descriptors gets 400 clients: what stands goes on, status answers, it recovers by itself."""
 
 from __future__ import annotations
 

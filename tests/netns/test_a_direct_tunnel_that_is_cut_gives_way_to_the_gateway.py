@@ -16,9 +16,9 @@ import time
 import pytest
 
 from tests.support.estate import Estate
-from tests.support.network import Network, paths, start_estate
+from tests.support.network import Network, start_estate, wait_paths
 from tests.support.pair import locate
-from tests.support.traffic import Backend, eventually, hold, session, wait_cut
+from tests.support.traffic import Backend, hold, session, wait_cut
 
 pytestmark = pytest.mark.root
 BOUND = 20.0
@@ -37,7 +37,7 @@ def test_f11_a_direct_tunnel_that_is_cut_gives_way_to_the_gateway(network: Netwo
         place = locate(estate, "vm1", "on-vm2")
         with network.inside("vm1"), session(*place) as held:
             for host, peer in (("vm1", "vm2"), ("vm2", "vm1")):
-                eventually(lambda host=host, peer=peer: paths(estate, host, peer) == {"direct"}, what="direct tunnel")
+                wait_paths(estate, host, peer, {"direct"})
             network.cut("vm2", "direct")
             began = time.monotonic()
             held.sendall(b"into the dark\n")  # a writer must not hang for the 15 minutes of TCP
@@ -46,9 +46,5 @@ def test_f11_a_direct_tunnel_that_is_cut_gives_way_to_the_gateway(network: Netwo
                 took = time.monotonic() - began
                 assert took <= BOUND, f"the first new session came after {took:.1f} s"
                 for host, peer in (("vm1", "vm2"), ("vm2", "vm1")):
-                    eventually(
-                        lambda host=host, peer=peer: paths(estate, host, peer) == {"through gw1"},
-                        timeout=began + BOUND - time.monotonic() + 2,
-                        what=f"{host}'s path to {peer}",
-                    )
+                    wait_paths(estate, host, peer, {"through gw1"}, timeout=began + BOUND - time.monotonic() + 2)
             print(f"cut noticed and gone round in {took:.1f} s")

@@ -7,11 +7,12 @@ only dials out              does not forward                      takes tunnels,
 from __future__ import annotations
 
 import socket
+from functools import partial
 
 import pytest
 
 from tests.support.estate import Estate
-from tests.support.network import TUNNEL_PORT, Network, paths, start_estate
+from tests.support.network import TUNNEL_PORT, Network, start_estate, wait_paths
 from tests.support.pair import locate
 from tests.support.traffic import Backend, ask, eventually
 
@@ -33,7 +34,7 @@ def test_a_gateway_joins_two_subnets_that_have_no_route(network: Network, estate
         for host, service, peer, answer in (("vm1", "on-vm2", "vm2", "two"), ("vm2", "on-vm1", "vm1", "one")):
             place = locate(estate, host, service)
             with network.inside(host):
-                assert eventually(lambda place=place: ask(*place)) == answer
-            eventually(lambda host=host, peer=peer: paths(estate, host, peer) == {"through gw1"}, what=f"{host}'s path")
+                assert eventually(partial(ask, *place)) == answer
+            wait_paths(estate, host, peer, {"through gw1"})
         with network.inside("vm1"), pytest.raises(OSError, match="unreachable"):
             socket.create_connection(("10.77.2.2", TUNNEL_PORT), 2)

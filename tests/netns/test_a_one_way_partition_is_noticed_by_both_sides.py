@@ -15,9 +15,9 @@ import time
 import pytest
 
 from tests.support.estate import Estate
-from tests.support.network import Network, paths, start_estate
+from tests.support.network import Network, start_estate, wait_paths
 from tests.support.pair import locate
-from tests.support.traffic import Backend, eventually, hold, session
+from tests.support.traffic import Backend, hold, session
 
 pytestmark = pytest.mark.root
 BOUND = 20.0
@@ -40,15 +40,11 @@ def test_f12_a_one_way_partition_is_noticed_by_both_sides(network: Network, esta
         with network.inside("vm1"), session(*place):
             ends = (("vm1", "vm2"), ("vm2", "vm1"))
             for host, peer in ends:
-                eventually(lambda host=host, peer=peer: paths(estate, host, peer) == {"direct"}, what="direct tunnel")
+                wait_paths(estate, host, peer, {"direct"})
             network.blackhole("router", {"vm1": "10.77.1.2", "vm2": "10.77.2.2"}[deaf])
             began = time.monotonic()
             for host, peer in ends:
-                eventually(
-                    lambda host=host, peer=peer: "direct" not in paths(estate, host, peer),
-                    timeout=began + BOUND - time.monotonic(),
-                    what=f"{host} gave the tunnel up",
-                )
+                wait_paths(estate, host, peer, set(), timeout=began + BOUND - time.monotonic())
             print(f"both gave up within {time.monotonic() - began:.1f} s")
             with session(*place):
-                eventually(lambda: paths(estate, "vm1", "vm2") == {"through gw1"}, what="the way round")
+                wait_paths(estate, "vm1", "vm2", {"through gw1"})

@@ -37,10 +37,14 @@ def test_an_agent_started_before_its_gateway_is_reachable_connects_later(network
             assert gateway["state"] == "away"
             return str(gateway["reason"])
 
+        def connected() -> bool:
+            wait_connected(estate, "vm1", "vm2")
+            return True
+
         assert "10.77.0.1:7443" in eventually(lambda: "10.77" in reason() and reason())
         network.join("gw", "lan")
         began = time.monotonic()
-        eventually(lambda: wait_connected(estate, "vm1", "vm2") is None, timeout=25, what="both connect")
+        eventually(connected, timeout=25, what="both connect")
         print(f"connected {time.monotonic() - began:.1f} s after the gateway could be reached")
         place = locate(estate, "vm2", "on-vm1")
         with network.inside("vm2"):

@@ -6,6 +6,8 @@ gw 10.77.0.1 ──╳── up ─── vm1 10.77.0.2
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from tests.support.estate import Estate
@@ -32,7 +34,7 @@ def test_f13_direct_streams_go_on_without_the_gateway(network: Network, estate: 
                 load.wait_for(20)
                 network.cut("gw", "up")
                 for host in ("vm1", "vm2"):
-                    eventually(lambda host=host: warned(estate, host), timeout=25, what=f"{host} notices")
+                    eventually(partial(warned, estate, host), timeout=25, what=f"{host} notices")
                 load.wait_for(50)
             assert not load.failures, load.failures[:3]
             assert paths(estate, "vm1", "vm2") == {"direct"}
@@ -43,8 +45,12 @@ def test_f13_direct_streams_go_on_without_the_gateway(network: Network, estate: 
             assert eventually(lambda: ask(*place)) == "two"
             network.join("gw", "up")
             for host in ("vm1", "vm2"):
-                eventually(lambda host=host: not warned(estate, host), timeout=25, what=f"{host} is back")
+                eventually(partial(unwarned, estate, host), timeout=25, what=f"{host} is back")
 
 
 def warned(estate: Estate, host: str) -> bool:
     return any(warning["code"] == "no-gateway" for warning in status(estate, host)["warnings"])
+
+
+def unwarned(estate: Estate, host: str) -> bool:
+    return not warned(estate, host)

@@ -24,6 +24,7 @@ from types import TracebackType
 
 from tests.support.estate import OPERATOR, Estate, allow
 from tests.support.pair import locate, status, wait_connected
+from tests.support.traffic import eventually
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -176,3 +177,8 @@ def start_estate(
 def paths(estate: Estate, host: str, peer: str) -> set[str]:
     """How the tunnels of a host to another go just now, by what it says itself: `direct`, `through gw1`."""
     return {tunnel["path"] for tunnel in status(estate, host)["tunnels"] if tunnel["peer"] == f"host:{peer}"}
+
+
+def wait_paths(estate: Estate, host: str, peer: str, expected: set[str], *, timeout: float = 10.0) -> None:
+    """Until the tunnels of a host to another go just so."""
+    eventually(lambda: paths(estate, host, peer) == expected, timeout=timeout, what=f"{host} to {peer}: {expected}")
