@@ -1,4 +1,4 @@
-"""I/O: the smallest estate that moves bytes: a gateway, `vm1` that serves, `vm2` that calls; and waits for its states."""
+"""I/O: the smallest estate that moves bytes: a gateway, `vm1` that serves, `vm2` that calls; waits for its states."""
 
 from __future__ import annotations
 
