@@ -259,12 +259,10 @@ class DataWorker:
         return self._own.get((service, target))
 
     def is_revoked(self, spiffe_id: str, key: str) -> str | None:
-        """Why this peer is not welcome: revoked, or a host that we were not told of (removed, or no rule joins us)."""
-        revoked = self.snapshot.is_revoked(spiffe_id, key)
-        if revoked is not None:
-            return revoked
-        _, _, host = spiffe_id.partition(f"spiffe://{self.trust_domain}/host/")
-        return f"host {host} is not known here" if host and self.snapshot.host(host) is None else None
+        return self.snapshot.is_revoked(spiffe_id, key)
+
+    def is_stranger(self, peer: SpiffeId) -> bool:
+        return peer.role == "host" and self.snapshot.host(peer.name) is None
 
     def advertised(self, host: str) -> str | None:
         presence = self.snapshot.presence.get(host)

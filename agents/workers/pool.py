@@ -39,6 +39,9 @@ class PoolOwner(Protocol):
     def tunnel_open(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None: ...
     def tunnel_gone(self, tunnel: Tunnel, reason: str) -> None: ...
     def is_revoked(self, spiffe_id: str, key: str) -> str | None: ...
+    def is_stranger(self, peer: SpiffeId) -> bool:
+        """A host that we were not told of: it was removed, or no rule joins us."""
+
     def advertised(self, host: str) -> str | None: ...
     def notice(self, event: str, text: str) -> None: ...
     async def find_path(self, host: str) -> Path: ...
@@ -218,7 +221,7 @@ class TunnelPool:
         return await self._up(tunnel)
 
     def _check(self, tls: ssl.SSLObject, expected: SpiffeId | None) -> PeerIdentity:
-        return verify_peer(
+        peer = verify_peer(
             peer_chain(tls),
             now=clock.now(),
             trust_domain=self._me.trust_domain,
@@ -228,6 +231,9 @@ class TunnelPool:
             is_revoked=self._owner.is_revoked,
             name=expected.name if expected else None,
         )
+        if self._owner.is_stranger(peer.spiffe):
+            raise PeerRefused("unknown", f"{peer.spiffe} is not known here: it was removed, or no rule joins us")
+        return peer
 
     async def _up(self, tunnel: Tunnel) -> Tunnel:
         up = self._coming[tunnel] = trio.Event()
@@ -289,7 +295,7 @@ class TunnelPool:
     def tick(self) -> None:
         """About once a second: heartbeats, idle and expired tunnels."""
         now, wall = self._loop.now, clock.now()
-        # A stream that the peer opens just now must not meet a closed door: a tunnel is closed a tick after its goodbye.
+        # A stream that the peer opens just now must not meet a closed door: closing waits a tick after the goodbye.
         retired_before = set(self._retired)
         for tunnel in self.all():
             tunnel.tick(now)
@@ -303,11 +309,14 @@ class TunnelPool:
                 self.retire(tunnel, "idle")
 
     def drop_revoked(self) -> None:
-        """Close the tunnels of every peer that is revoked now (F46, C16)."""
+        """Close the tunnels of every peer that is revoked, or unknown, now (F46, C16)."""
         for tunnel in self.all():
-            reason = self._owner.is_revoked(str(tunnel.peer.spiffe), tunnel.peer.key)
+            spiffe = tunnel.peer.spiffe
+            reason = self._owner.is_revoked(str(spiffe), tunnel.peer.key)
             if reason is not None:
                 tunnel.close(Code.REVOKED, reason)
+            elif self._owner.is_stranger(spiffe):
+                tunnel.close(Code.IDENTITY, f"{spiffe} is not known here any more")
         self._loop.settle()
 
 
