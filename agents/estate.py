@@ -22,9 +22,9 @@ import msgspec
 import trio
 
 from agents import clock
-from agents.admin_client import call
+from agents.admin.client import call
 from agents.backoff import Backoff
-from agents.verified_log import VerifiedLog
+from agents.knowledge.verified_log import VerifiedLog
 from bridge import limits
 from bridge.dns.addresses import DEFAULT_SLICE, parse_slice
 from inventory.authority import AuthorityState, Body, OperatorKey, SignedEntry, append

@@ -19,7 +19,7 @@ import structlog
 import trio
 
 from agents import clock
-from agents.admin_socket import AdminConnection
+from agents.admin.server import AdminConnection
 from agents.control import messages as c
 from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
@@ -27,9 +27,8 @@ from agents.control.paths import Joined, Paths
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import HomeConfig, load_config, open_registry
-from agents.ledger import Ledger
-from agents.node import Node, listen_on, warning
-from agents.placement import (
+from agents.knowledge.ledger import Ledger
+from agents.knowledge.placement import (
     PlacementFile,
     check_report,
     decode_placement,
@@ -37,6 +36,7 @@ from agents.placement import (
     is_dialable,
     usable_health,
 )
+from agents.node import Node, listen_on, warning
 from agents.supervisor import Latest
 from agents.workers import messages as m
 from bridge import limits

@@ -18,16 +18,16 @@ import structlog
 import trio
 
 from agents import clock
-from agents.admin_socket import AdminConnection
+from agents.admin.server import AdminConnection
 from agents.checks.runner import Checker, Watched
 from agents.checks.spec import parse_check
 from agents.control import messages as c
 from agents.control.client import GatewayLink
 from agents.estate import HomeConfig, load_config
-from agents.known import Known
+from agents.knowledge.known import Known
+from agents.knowledge.placement import check_report
 from agents.namespace import Namespace
 from agents.node import VERSION, Node, listen_on, warning
-from agents.placement import check_report
 from agents.supervisor import Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name

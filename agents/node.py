@@ -22,7 +22,7 @@ import structlog
 import trio
 
 from agents import clock
-from agents.admin_socket import AdminConnection, serve_admin
+from agents.admin.server import AdminConnection, serve_admin
 from agents.estate import HomeConfig
 from agents.lifecycle import Lifecycle, say_ready
 from agents.supervisor import DataWorkerProcess, Latest

@@ -14,7 +14,7 @@ from cli.output import print_json, text
 @pass_app
 def doctor(app: App) -> int:
     """Look for what is wrong here, and say what to do. Exit code 1 when anything fails."""
-    from agents.checkup import examine
+    from agents.operating.checkup import examine
 
     findings = run(partial(examine, app.home))
     if app.is_json:

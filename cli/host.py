@@ -11,7 +11,7 @@ from cli.output import moment, print_fields, print_json, print_table
 from cli.values import duration, parse_labels
 
 if TYPE_CHECKING:
-    from agents.operator_hosts import HostView, Invitation
+    from agents.operating.hosts import HostView, Invitation
     from inventory.authority import Refusal
 
 ttl_option = click.option(
@@ -37,7 +37,7 @@ def add(app: App, name: str, labels: tuple[str, ...], site: str | None, serves: 
     Adding a host again replaces its labels, site and services by those given, and prints a fresh token.
     """
     from agents.estate import operate
-    from agents.operator_hosts import add_host, new_host
+    from agents.operating.hosts import add_host, new_host
     from inventory.names import parse_host, parse_service, parse_site
 
     record = new_host(
@@ -64,7 +64,7 @@ def token(app: App, name: str, ttl: float) -> None:
     A revoked host may come back with it, under a new key.
     """
     from agents.estate import operate
-    from agents.operator_hosts import invite_host
+    from agents.operating.hosts import invite_host
     from inventory.names import parse_host
 
     canonical = parse_host(name)
@@ -91,7 +91,7 @@ def _print_token(app: App, invitation: Invitation) -> None:
 def list_hosts(app: App) -> None:
     """List the hosts on record."""
     from agents.estate import inspect
-    from agents.operator_hosts import view_hosts
+    from agents.operating.hosts import view_hosts
 
     async def work() -> list[HostView]:
         async with inspect(app.home) as (_, registry, log):
@@ -111,7 +111,7 @@ def list_hosts(app: App) -> None:
 def show(app: App, name: str) -> None:
     """Show one host: its record, its enrolment, its instances, and refused uses of its tokens."""
     from agents.estate import inspect
-    from agents.operator_hosts import refusals_of, view_host
+    from agents.operating.hosts import refusals_of, view_host
     from inventory.names import parse_host
 
     canonical = parse_host(name)
@@ -149,7 +149,7 @@ def drain(app: App, name: str, deadline: float, reason: str) -> int:
 
     Exit code 0 only if none had to be cut.
     """
-    from agents.draining import drain_and_wait
+    from agents.operating.draining import drain_and_wait
     from inventory.names import parse_host
 
     canonical = parse_host(name)
@@ -166,7 +166,7 @@ def drain(app: App, name: str, deadline: float, reason: str) -> int:
 def resume(app: App, name: str) -> None:
     """Put the host NAME back into service."""
     from agents.estate import operate
-    from agents.operator_hosts import resume_host
+    from agents.operating.hosts import resume_host
     from inventory.names import parse_host
 
     canonical = parse_host(name)
@@ -188,7 +188,7 @@ def revoke(app: App, name: str, reason: str) -> None:
     `host token NAME` lets it come back, with a new key.
     """
     from agents.estate import operate
-    from agents.operator_hosts import revoke_host
+    from agents.operating.hosts import revoke_host
     from inventory.names import parse_host
 
     canonical = parse_host(name)
@@ -209,7 +209,7 @@ def remove(app: App, name: str) -> None:
     Its key is not revoked: if the machine may be in other hands, revoke it first.
     """
     from agents.estate import operate
-    from agents.operator_hosts import remove_host
+    from agents.operating.hosts import remove_host
     from inventory.names import parse_host
 
     canonical = parse_host(name)

@@ -30,8 +30,8 @@ def init(
 
     The home is made whole or not at all. Keep a copy of operator.key and root.key somewhere safe.
     """
-    from agents import bootstrap
     from agents.estate import Home
+    from agents.operating import bootstrap
 
     estate = bootstrap.new_estate(
         domain=domain,

@@ -33,8 +33,8 @@ def resolve(app: App, name: str) -> None:
 
 
 async def _resolve(home: Path, config: HomeConfig, name: str) -> dict[str, Any]:
-    from agents.admin_client import NoAnswer, call
-    from agents.last_known import resolve_offline
+    from agents.admin.client import NoAnswer, call
+    from agents.operating.last_known import resolve_offline
 
     try:
         answer: dict[str, Any] = await call(home, "resolve", name=name)
@@ -66,7 +66,7 @@ def _host_config(home: Path) -> HomeConfig:
 @pass_app
 def dial(app: App, name: str) -> None:
     """Join stdin and stdout to the service NAME. Exit code 1 means that policy says no."""
-    from agents.dialling import connect, join_stdio
+    from agents.operating.dialling import connect, join_stdio
 
     _host_config(app.home)
     join_stdio(run(partial(connect, app.home, name)))

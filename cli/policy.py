@@ -14,8 +14,8 @@ from cli.output import print_json, print_table
 from cli.values import moment
 
 if TYPE_CHECKING:
-    from agents.audit import AuditLine
-    from agents.operator_policy import AppliedPolicy, PolicyChange
+    from agents.operating.audit import AuditLine
+    from agents.operating.policy import AppliedPolicy, PolicyChange
     from inventory.loading.policy_file import PolicyFile
     from inventory.policy_rules import Rule
     from inventory.snapshot import Snapshot
@@ -64,7 +64,7 @@ def check(app: App, file: str) -> None:
 def apply(app: App, file: str, message: str) -> None:
     """Sign the policy in FILE (- for stdin) and put it in force everywhere."""
     from agents.estate import operate
-    from agents.operator_policy import apply_policy, compare, read_policy
+    from agents.operating.policy import apply_policy, compare, read_policy
     from inventory.errors import InputError
 
     loaded = _load(file)
@@ -94,7 +94,7 @@ def apply(app: App, file: str, message: str) -> None:
 def show(app: App) -> None:
     """Print the policy in force, as it was applied."""
     from agents.estate import inspect
-    from agents.operator_policy import read_policy
+    from agents.operating.policy import read_policy
 
     async def work() -> AppliedPolicy:
         async with inspect(app.home) as (_, registry, log):
@@ -129,7 +129,7 @@ def explain(app: App, subject: str, service: str, user: str | None, at: float | 
     1 means that it may not.
     """
     from agents import clock
-    from agents.home_snapshot import load_snapshot
+    from agents.operating.home_snapshot import load_snapshot
     from bridge.policy.decide import Permit, parse_subject_name
     from bridge.policy.explain import explain as explained
     from inventory.names import parse_service_name
@@ -174,8 +174,8 @@ def explain(app: App, subject: str, service: str, user: str | None, at: float | 
 @pass_app
 def log(app: App, limit: int | None) -> None:
     """The audit trail: every signed entry, with who, when and why."""
-    from agents.audit import audit_trail
     from agents.estate import inspect
+    from agents.operating.audit import audit_trail
     from inventory.authority import read_log
 
     async def work() -> list[AuditLine]:

@@ -23,7 +23,7 @@ def backup(app: App, file: Path) -> None:
 
     Tokens that are open now cannot be used once FILE is restored. FILE holds no key: copy the home's keys apart.
     """
-    from agents.registry_copies import backup as copy
+    from agents.operating.registry_copies import backup as copy
 
     copied = run(lambda: copy(app.home, file))
     if app.is_json:
@@ -43,7 +43,7 @@ def restore(app: App, file: Path, past: int | None) -> None:
     A backup that ends before what this gateway has seen is refused, because hosts hold the entries it lacks. With
     --past the entries up to NUMBER are given up, and what the backup says is signed again behind them.
     """
-    from agents.registry_copies import restore as put_back
+    from agents.operating.registry_copies import restore as put_back
 
     restored = run(lambda: put_back(app.home, file, past=past))
     fields = {

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agents.estate import Operator
-    from agents.operator_services import Which
+    from agents.operating.services import Which
     from inventory.model import Instance
 
     Change = Callable[[Operator, Which], Awaitable[list[Instance]]]
@@ -53,7 +53,7 @@ def add(
     Adding the same target again replaces what was said about it, and ends a drain of it.
     """
     from agents.estate import operate
-    from agents.operator_services import add_service
+    from agents.operating.services import add_service
     from inventory.endpoints import parse_port, parse_target
     from inventory.model import Instance
     from inventory.names import parse_host, parse_service
@@ -102,7 +102,7 @@ def list_services(app: App, host_name: str | None) -> None:
 def show(app: App, name: str) -> None:
     """Show the instances of the service NAME."""
     from agents.estate import inspect
-    from agents.operator_services import Which, known_instances
+    from agents.operating.services import Which, known_instances
     from inventory.names import parse_service
 
     canonical = parse_service(name)
@@ -137,7 +137,7 @@ def _as_json(instance: Instance) -> dict[str, object]:
 @pass_app
 def drain(app: App, name: str, host_name: str | None, target: str | None, reason: str) -> None:
     """No new streams go to the instances of NAME; live ones go on. `service resume` ends it."""
-    from agents.operator_services import drain_service
+    from agents.operating.services import drain_service
 
     touched = _change(app, _which(name, host_name, target), partial(drain_service, reason=reason))
     words(f"draining: {', '.join(i.id for i in touched)}")
@@ -150,7 +150,7 @@ def drain(app: App, name: str, host_name: str | None, target: str | None, reason
 @pass_app
 def resume(app: App, name: str, host_name: str | None, target: str | None) -> None:
     """Put the instances of NAME back into service."""
-    from agents.operator_services import resume_service
+    from agents.operating.services import resume_service
 
     touched = _change(app, _which(name, host_name, target), resume_service)
     words(f"in service: {', '.join(i.id for i in touched)}")
@@ -163,14 +163,14 @@ def resume(app: App, name: str, host_name: str | None, target: str | None) -> No
 @pass_app
 def remove(app: App, name: str, host_name: str | None, target: str | None) -> None:
     """Take the instances of NAME out of the estate."""
-    from agents.operator_services import remove_service
+    from agents.operating.services import remove_service
 
     touched = _change(app, _which(name, host_name, target), remove_service)
     words(f"removed: {', '.join(i.id for i in touched)}")
 
 
 def _which(name: str, host_name: str | None, target: str | None) -> Which:
-    from agents.operator_services import Which
+    from agents.operating.services import Which
     from inventory.endpoints import parse_target
     from inventory.names import parse_host, parse_service
 

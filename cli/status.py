@@ -19,8 +19,8 @@ def status(app: App) -> None:
 
     Works with the node down as well: then it shows what is on disk, and ends with exit code 69.
     """
-    from agents.admin_client import call
-    from agents.on_disk import on_disk
+    from agents.admin.client import call
+    from agents.operating.on_disk import on_disk
     from inventory.errors import Unavailable
 
     try:

@@ -24,7 +24,7 @@ import trio
 from agents import clock
 from agents.control.guest_tls import GuestStream, GuestTls
 from agents.estate import Home
-from agents.key_holders import claim_key, holder_of
+from agents.knowledge.key_holders import claim_key, holder_of
 from bridge import limits
 from bridge.errors import PeerError
 from bridge.identity import contexts

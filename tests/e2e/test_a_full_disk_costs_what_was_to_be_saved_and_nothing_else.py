@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.known import Known
+from agents.knowledge.known import Known
 from bridge.identity.identity_file import load_identity
 from tests.support.estate import Estate, allow
 from tests.support.pair import CLIENT, start_pair, status

@@ -18,9 +18,9 @@ import pytest
 import trio
 import trio.testing
 
-from agents import admin_socket
-from agents.admin_socket import AdminConnection, call, serve_admin, stream, take_over
-from agents.admin_wire import FILE
+from agents.admin import server as admin_socket
+from agents.admin.server import AdminConnection, call, serve_admin, stream, take_over
+from agents.admin.wire import FILE
 from bridge import limits
 from inventory.errors import AnswerIsNo, InputError, InternalError, MeshError, Unavailable
 

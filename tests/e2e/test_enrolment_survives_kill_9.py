@@ -17,12 +17,12 @@ from pathlib import Path
 
 import trio
 
-from agents import bootstrap
 from agents.control.enrolment import EnrolmentServer
 from agents.control.joining import JoinOptions, join
 from agents.estate import Home, Operator, operate
-from agents.key_holders import keys_of
-from agents.operator_hosts import add_host, new_host
+from agents.knowledge.key_holders import keys_of
+from agents.operating import bootstrap
+from agents.operating.hosts import add_host, new_host
 from bridge.identity.identity_file import load_identity
 from bridge.identity.issuer import Issuer
 from bridge.identity.tokens import parse_token

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from agents.control.messages import Update
 from agents.control.publisher import EstateView, Sent, for_everybody, update_for
-from agents.known import Known
-from agents.placement import PlacementFile
+from agents.knowledge.known import Known
+from agents.knowledge.placement import PlacementFile
 from bridge.policy.decide import Permit, Subject, decide
 from inventory.authority import (
     AuthorityState,

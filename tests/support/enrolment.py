@@ -15,7 +15,7 @@ import trio.testing
 from agents.control.enrolment import PREFACE, Enrolled, EnrolmentServer, EnrolmentWanted, Refused
 from agents.control.guest_tls import GuestStream, GuestTls
 from agents.control.joining import ask, fetch_genesis
-from agents.verified_log import VerifiedLog
+from agents.knowledge.verified_log import VerifiedLog
 from bridge import limits
 from bridge.identity import certificates, contexts
 from bridge.identity.certificates import PrivateKey

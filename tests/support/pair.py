@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from agents.admin_client import call
+from agents.admin.client import call
 from inventory.errors import MeshError
 from tests.support.estate import OPERATOR, Estate
 from tests.support.town import Town

@@ -21,7 +21,7 @@ from typing import Any
 
 import trio
 
-from agents.admin_client import call
+from agents.admin.client import call
 from cli.main import run
 from inventory.errors import MeshError
 from tests.support.estate import OPERATOR, Estate

@@ -24,7 +24,7 @@ import msgspec
 from cryptography import x509
 
 from agents.estate import load_config
-from agents.known import Known
+from agents.knowledge.known import Known
 from bridge.identity import certificates
 from bridge.identity.contexts import mutual_client
 from bridge.identity.issuer import Issuer, make_csr

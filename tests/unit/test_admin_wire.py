@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.admin_wire import (
+from agents.admin.wire import (
     Answer,
     Request,
     WireError,

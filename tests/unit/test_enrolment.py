@@ -26,7 +26,7 @@ from agents.control.enrolment import (
     GenesisWanted,
     Refused,
 )
-from agents.key_holders import claim_key, keys_of
+from agents.knowledge.key_holders import claim_key, keys_of
 from bridge import limits
 from bridge.errors import PeerError, PeerRefused
 from bridge.identity import certificates

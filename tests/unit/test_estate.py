@@ -10,9 +10,10 @@ import msgspec
 import pytest
 import trio
 
-from agents import bootstrap, clock
+from agents import clock
 from agents.estate import Home, HomeConfig, inspect, load_config, open_registry, operate, store_config
-from agents.verified_log import VerifiedLog
+from agents.knowledge.verified_log import VerifiedLog
+from agents.operating import bootstrap
 from bridge import limits
 from bridge.identity.identity_file import load_identity
 from inventory.authority import (

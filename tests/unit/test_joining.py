@@ -14,7 +14,7 @@ from trio.testing import MockClock
 from agents import clock
 from agents.control.joining import JoinOptions, join
 from agents.estate import Home, HomeConfig, load_config
-from agents.key_holders import keys_of
+from agents.knowledge.key_holders import keys_of
 from bridge import limits
 from bridge.errors import PeerError
 from bridge.identity import certificates

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agents.control.messages import Update
-from agents.known import ALLOWS_FILE, PLACEMENT_FILE, SLICE_FILE, Known
-from agents.placement import PlacementFile
+from agents.knowledge.known import ALLOWS_FILE, PLACEMENT_FILE, SLICE_FILE, Known
+from agents.knowledge.placement import PlacementFile
 from bridge.policy.decide import Permit, Refusal, Subject, decide
 from inventory.authority import Slice
 from inventory.errors import InputError, MeshError, Unavailable
@@ -242,7 +242,7 @@ def test_f03_a_crash_between_the_files_leaves_a_policy_with_its_rules(
         written.append(path)
         write_file(path, data)
 
-    monkeypatch.setattr("agents.known.write_file", dies)
+    monkeypatch.setattr("agents.knowledge.known.write_file", dies)
     with pytest.raises(MeshError):
         known.save(tmp_path, first)
     assert [path.name for path in written] == [ALLOWS_FILE]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.placement import PlacementFile, check_report, decode_placement, encode_placement, is_dialable
+from agents.knowledge.placement import PlacementFile, check_report, decode_placement, encode_placement, is_dialable
 from bridge import limits
 from inventory.authority import AuthorityState
 from inventory.errors import InputError

@@ -14,10 +14,10 @@ import pytest
 
 from agents import clock
 from agents.estate import Home, HomeConfig, load_config, store_config
-from agents.ledger import SEEN_FILE, Ledger
-from agents.operator_policy import read_policy
-from agents.registry_copies import LOST_MAX, backup, restore
-from agents.verified_log import VerifiedLog
+from agents.knowledge.ledger import SEEN_FILE, Ledger
+from agents.knowledge.verified_log import VerifiedLog
+from agents.operating.policy import read_policy
+from agents.operating.registry_copies import LOST_MAX, backup, restore
 from inventory.authority import (
     Body,
     SignedEntry,

@@ -9,7 +9,7 @@ import pytest
 import trio
 import trio.testing
 
-from agents.verified_log import VerifiedLog
+from agents.knowledge.verified_log import VerifiedLog
 from inventory.authority import AuthorityError, AuthorityFork, encode_signed
 from inventory.authority.entries import payload_hash
 from inventory.authority.log import HEAD_KEY, Head, log_key

@@ -38,7 +38,7 @@ class Idle:
 
     def measure(self, system: System) -> dict[str, float]:
         """Raises NotMeasured when the system needs more descriptors in one process than there may be."""
-        needed = self._connections * system.fds_per_connection + _SPARE_FDS
+        needed = int(self._connections * system.fds_per_connection) + _SPARE_FDS
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         if needed > limit:
             raise NotMeasured(f"one process needs {needed:,} descriptors for it and the hard limit here is {limit:,}")

@@ -34,8 +34,8 @@ class System(abc.ABC):
     """
 
     is_peer = True
-    fds_per_connection = 2
-    """Descriptors that one process needs for one client connection."""
+    fds_per_connection = 2.0
+    """Descriptors that each process needs for one client connection, on average."""
 
     def __init__(self, place: Place, name: str, title: str, targets: Mapping[str, Endpoint]) -> None:
         self.place = place
@@ -91,7 +91,7 @@ class NoProxy(System):
     """The load straight against its target: the ceiling of the generator and the target on this machine."""
 
     is_peer = False
-    fds_per_connection = 0
+    fds_per_connection = 0.0
 
     def start(self) -> None:
         self.entries = dict(self.targets)

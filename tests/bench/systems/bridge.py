@@ -29,7 +29,7 @@ class Bridge(System):
     """
 
     is_peer = False
-    fds_per_connection = 1
+    fds_per_connection = 1.0
 
     def __init__(self, place: Place, name: str, title: str, targets: Mapping[str, Endpoint], *, direct: bool) -> None:
         super().__init__(place, name, title, targets)

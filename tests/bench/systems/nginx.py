@@ -92,6 +92,8 @@ class NginxStream(TwoProxies):
     """Session cache, tickets and the client's session reuse are off."""
 
     def configure(self, node: str) -> Sequence[str | Path]:
+        if self.workers > 1:
+            self.fds_per_connection = 2.2 / self.workers  # its workers are processes, and share not quite evenly
         leaves = self.certificates
         if node == "near":
             tls = _NEAR_TLS.format(leaf=leaves.near, ca=leaves.ca, peer=leaves.far.name)

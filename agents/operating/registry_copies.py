@@ -21,9 +21,9 @@ from pathlib import Path
 
 from agents import clock
 from agents.estate import Home, HomeConfig, inspect, load_config, load_operator_key
-from agents.ledger import POLICY_PREFIX, SEEN_FILE, read_seen
-from agents.operator_policy import read_policy
-from agents.verified_log import VerifiedLog
+from agents.knowledge.ledger import POLICY_PREFIX, SEEN_FILE, read_seen
+from agents.knowledge.verified_log import VerifiedLog
+from agents.operating.policy import read_policy
 from inventory.authority import (
     AuthorityState,
     Body,

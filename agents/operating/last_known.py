@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.estate import Home, HomeConfig
-from agents.known import Known
+from agents.knowledge.known import Known
 from agents.namespace import visible_names
 from bridge.dns import addresses
 from inventory.errors import AnswerIsNo

@@ -20,8 +20,8 @@ from typing import Any, NoReturn
 
 import trio
 
-from agents.admin_client import call, stream, take_over
-from agents.admin_wire import FILE, Answer, Request, WireError, decode_request, encode_line, read_line, socket_address
+from agents.admin.client import call, stream, take_over
+from agents.admin.wire import FILE, Answer, Request, WireError, decode_request, encode_line, read_line, socket_address
 from bridge import limits
 from bridge.logs import get_logger
 from inventory.errors import AnswerIsNo, InputError, InternalError, MeshError, Unavailable

@@ -16,7 +16,7 @@ import msgspec
 
 from agents import clock
 from agents.estate import Home, HomeConfig, store_config
-from agents.key_holders import claim_key
+from agents.knowledge.key_holders import claim_key
 from bridge import limits
 from bridge.dns.addresses import DEFAULT_SLICE
 from bridge.identity import certificates

@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.estate import Home, inspect, load_config
-from agents.known import PLACEMENT_FILE, Known
-from agents.operator_policy import read_policy
-from agents.placement import PlacementFile, decode_placement
+from agents.knowledge.known import PLACEMENT_FILE, Known
+from agents.knowledge.placement import PlacementFile, decode_placement
+from agents.operating.policy import read_policy
 from inventory.errors import MeshError
 from inventory.home import read_file
 from inventory.snapshot import Snapshot

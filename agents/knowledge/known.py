@@ -18,7 +18,7 @@ import msgspec
 import structlog
 
 from agents.control.messages import Update
-from agents.placement import (
+from agents.knowledge.placement import (
     PlacementFile,
     decode_placement,
     encode_placement,

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from agents.admin_wire import FILE, Answer, Request, decode_answer, encode_line, read_line, socket_address
+from agents.admin.wire import FILE, Answer, Request, decode_answer, encode_line, read_line, socket_address
 from bridge import limits
 from inventory.errors import Unavailable
 

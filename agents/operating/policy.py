@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import msgspec
 
 from agents.estate import Operator
-from agents.ledger import POLICY_PREFIX
+from agents.knowledge.ledger import POLICY_PREFIX
 from inventory.authority import AuthorityState
 from inventory.authority.log import NUMBER_MARK
 from inventory.errors import InputError

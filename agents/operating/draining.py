@@ -12,9 +12,9 @@ from typing import Any
 
 import trio
 
-from agents.admin_client import call
+from agents.admin.client import call
 from agents.estate import operate
-from agents.operator_hosts import drain_host
+from agents.operating.hosts import drain_host
 from bridge import limits
 from inventory.errors import Unavailable
 from inventory.names import shown

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from agents.verified_log import VerifiedLog
+from agents.knowledge.verified_log import VerifiedLog
 from inventory.authority import AuthorityState, SignedEntry, read_log, refuse_rollback
 from inventory.errors import InputError
 from inventory.home import read_file, write_file

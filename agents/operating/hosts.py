@@ -14,7 +14,7 @@ import msgspec
 
 from agents import clock
 from agents.estate import Decide, Operator
-from agents.key_holders import keys_of
+from agents.knowledge.key_holders import keys_of
 from bridge import limits
 from bridge.identity.tokens import Token, format_token, new_secret
 from inventory.authority import (

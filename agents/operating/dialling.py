@@ -13,7 +13,7 @@ import socket
 import threading
 from pathlib import Path
 
-from agents.admin_client import take_over
+from agents.admin.client import take_over
 from bridge import limits
 
 _STDIN, _STDOUT = 0, 1

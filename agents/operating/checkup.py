@@ -13,9 +13,9 @@ import msgspec
 import trio
 
 from agents import clock
-from agents.admin_client import call
+from agents.admin.client import call
 from agents.estate import Home, HomeConfig, load_config
-from agents.home_snapshot import load_snapshot
+from agents.operating.home_snapshot import load_snapshot
 from bridge import limits
 from bridge.errors import clock as clock_words
 from bridge.identity.identity_file import load_identity

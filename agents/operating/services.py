@@ -9,7 +9,7 @@ import msgspec
 
 from agents.checks.spec import parse_check
 from agents.estate import Operator
-from agents.operator_hosts import known_host
+from agents.operating.hosts import known_host
 from inventory.authority import AuthorityState, Body, InstanceBody
 from inventory.endpoints import parse_endpoint
 from inventory.errors import AnswerIsNo, InputError

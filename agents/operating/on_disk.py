@@ -7,7 +7,7 @@ from typing import Any
 
 from agents import clock
 from agents.estate import Home, load_config
-from agents.home_snapshot import load_placement, load_snapshot
+from agents.operating.home_snapshot import load_placement, load_snapshot
 from bridge.errors import clock as clock_words
 from bridge.identity.identity_file import load_identity
 from inventory.errors import MeshError
