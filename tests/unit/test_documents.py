@@ -15,6 +15,7 @@ from cli.main import COMMANDS, root
 from tests.support import by_hand
 
 ROOT = Path(__file__).parents[2]
+LAYERS = ("inventory", "bridge", "agents", "cli")
 PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests" / "README.md"))
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
@@ -51,6 +52,13 @@ def test_every_test_file_that_is_named_exists() -> None:
     for page in PAGES:
         for name in re.findall(r"\btest_\w+\.py\b", prose(page)):
             assert name in known or page.name == "CONTRIBUTING.md", f"{page.name}: {name}"
+
+
+def test_every_module_that_is_named_exists() -> None:
+    known = {path.relative_to(ROOT).as_posix() for layer in LAYERS for path in (ROOT / layer).rglob("*")}
+    for page in PAGES:
+        for name in re.findall(r"`((?:inventory|bridge|agents|cli)/[\w./]*)`", prose(page)):
+            assert name.rstrip("/") in {*known, *LAYERS}, f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -94,7 +102,7 @@ def table(heading: str) -> set[str]:
 
 def test_every_warning_is_in_the_table() -> None:
     raised: set[str] = set()
-    for path in (ROOT / "agents").glob("*.py"):
+    for path in (ROOT / "agents").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         raised |= set(re.findall(r'(?:\b|_)warning\(\s*"([a-z-]+)"', text))
         raised |= set(re.findall(r'_alarms\[f?"([a-z-]+)[ "{]', text))
