@@ -13,6 +13,7 @@ from bridge.errors import PeerError
 
 _FEW = 200
 """With so few items an update is never too large."""
+_MORE = len('"more":true,')
 
 
 def split(update: Update, most: int = limits.UPDATE_PART_BYTES) -> list[Update]:
@@ -20,7 +21,7 @@ def split(update: Update, most: int = limits.UPDATE_PART_BYTES) -> list[Update]:
     items = _items(update)
     if len(items) < 2 or (len(items) <= _FEW and most >= limits.UPDATE_PART_BYTES):
         return [update]
-    if len(msgspec.json.encode(update)) <= most:
+    if len(msgspec.json.encode(update)) + _MORE <= most:
         return [update]
     middle = len(items) // 2
     first, last = (_with(update, half) for half in (items[:middle], items[middle:]))

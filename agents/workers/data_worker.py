@@ -79,7 +79,9 @@ class DataWorker:
         self.streams = Streams(self.loop, self, self._tally, self.snapshot)
         me = SpiffeId(begin.trust_domain, "gateway" if begin.role == "gateway" else "host", begin.name)
         identity = Path(begin.home) / "identity.pem"
-        self.pool = TunnelPool(self.loop, nursery, self, identity=identity, root=begin.root_certificate, me=me)
+        self.pool = TunnelPool(
+            self.loop, nursery, self, identity=identity, root=begin.root_certificate, me=me, count=self._tally.handshake
+        )
         self.inbound = Inbound(self.loop, self._tasks, self.pool, self.streams, self)
         self.outbound = Outbound(self.loop, self._tasks, self.pool, self.streams, self)
 

@@ -1,4 +1,4 @@
-"""I/O (a trio.Event, for `dial`): what a worker knows of one live stream besides its bytes; its flow record."""
+"""I/O: (a trio.Event, for `dial`) what a worker knows of one live stream besides its bytes; its flow record."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path as FilePath
 from typing import Protocol
@@ -18,8 +18,11 @@ import trio
 
 from agents import clock
 from bridge import limits
-from bridge.errors import PeerError, PeerRefused
+from bridge.counters import Handshake
+from bridge.errors import PeerError, PeerRefused, TlsFacts
+from bridge.identity.certificates import root_fingerprint
 from bridge.identity.contexts import mutual_client, mutual_server, peer_chain
+from bridge.identity.identity_file import load_identity
 from bridge.identity.verify import PeerIdentity, verify_peer
 from bridge.relay.loop import Loop
 from bridge.relay.tunnel import Tunnel
@@ -27,7 +30,7 @@ from bridge.tunnels.frames import Code, Open, Reason
 from bridge.tunnels.handshake import handshake, send_all
 from bridge.tunnels.session import Stream
 from inventory.endpoints import parse_endpoint
-from inventory.errors import InputError, Unavailable
+from inventory.errors import InputError, MeshError, Unavailable
 from inventory.names import SpiffeId
 
 _CODES = {"revoked": Code.REVOKED}
@@ -64,10 +67,23 @@ class _Dial:
 
 
 class TunnelPool:
-    """Owner of every tunnel in the process. `nursery` runs the dials: no caller's cancellation ends another's."""
+    """Owner of every tunnel in the process.
+
+    Args:
+        nursery: runs the dials: no caller's cancellation ends another's.
+        count: told how each handshake ended.
+    """
 
     def __init__(
-        self, loop: Loop, nursery: trio.Nursery, owner: PoolOwner, *, identity: FilePath, root: str, me: SpiffeId
+        self,
+        loop: Loop,
+        nursery: trio.Nursery,
+        owner: PoolOwner,
+        *,
+        identity: FilePath,
+        root: str,
+        me: SpiffeId,
+        count: Callable[[Handshake], None] = lambda _: None,
     ) -> None:
         self._loop = loop
         self._nursery = nursery
@@ -79,19 +95,21 @@ class TunnelPool:
         self._coming: dict[Tunnel, trio.Event] = {}
         self._retired: set[Tunnel] = set()
         self._dials: dict[SpiffeId, _Dial] = {}
-        self.handshakes_failed = 0
+        self._count = count
         self._server: ssl.SSLContext = mutual_server(identity, root)
         self._client: ssl.SSLContext = mutual_client(identity, root)
+        self._facts = _facts(identity, root)
 
     def reload_identity(self) -> None:
         """Use identity.pem as it is now for new handshakes; tunnels made with the one before take no new streams. A
         file that cannot be used changes nothing."""
         try:
             server, client = mutual_server(self._identity, self._root), mutual_client(self._identity, self._root)
-        except InputError as exc:
+            facts = _facts(self._identity, self._root)
+        except MeshError as exc:
             self._owner.notice("identity-unusable", f"{exc}; the one before stays in use")
             return
-        self._server, self._client = server, client
+        self._server, self._client, self._facts = server, client, facts
         for tunnel in self.all():
             self.retire(tunnel, "the certificate was renewed")
         self._loop.settle()
@@ -201,20 +219,22 @@ class TunnelPool:
         """
         try:
             expect_reading(sock)
-            pipe = await handshake(sock, self._server if server else self._client, server=server)
+            context = self._server if server else self._client
+            facts = replace(self._facts, dialled=not server, now=clock.now())
+            pipe = await handshake(sock, context, server=server, facts=facts)
             refusal: PeerRefused | None = None
             try:
                 peer = self._check(pipe.tls, expected)
             except PeerRefused as exc:
                 refusal = exc
                 peer = _nobody(self._me.trust_domain)
-        except BaseException:
-            self.handshakes_failed += 1
+        except BaseException as exc:
+            self._count("timeout" if isinstance(exc, trio.Cancelled) else "failed")
             sock.close()
             raise
         tunnel = Tunnel(self._loop, sock, pipe, peer=peer, opener=not server, via=via, owner=self)
         if refusal is not None:
-            self.handshakes_failed += 1
+            self._count("refused")
             tunnel.refuse(_CODES.get(refusal.code, Code.IDENTITY), refusal.what)
             self._loop.settle()
             raise refusal
@@ -244,6 +264,7 @@ class TunnelPool:
                 self._loop.settle()
             await up.wait()
         except BaseException:
+            self._count("timeout")
             tunnel.close(Code.TIMEOUT, "not up in time")
             self._loop.settle()
             raise
@@ -251,7 +272,9 @@ class TunnelPool:
             self._coming.pop(tunnel, None)
         over = tunnel.closed or tunnel.closing
         if over is not None:
+            self._count("refused")
             raise PeerError(over)
+        self._count("ok")
         return tunnel
 
     # --- what tunnels tell us -------------------------------------------------------------------------------------
@@ -318,6 +341,12 @@ class TunnelPool:
             elif self._owner.is_stranger(spiffe):
                 tunnel.close(Code.IDENTITY, f"{spiffe} is not known here any more")
         self._loop.settle()
+
+
+def _facts(identity: FilePath, root: str) -> TlsFacts:
+    """What makes the words about a failed handshake useful. Raises MeshError."""
+    leaf = load_identity(identity).leaf
+    return TlsFacts(own_not_before=leaf.not_before, own_not_after=leaf.not_after, our_root=root_fingerprint(root))
 
 
 def _nobody(trust_domain: str) -> PeerIdentity:

@@ -33,6 +33,8 @@ TIMED_SCOPES = {"move_on_after", "move_on_at", "fail_after", "fail_at"}
 
 NOT_TESTED_BY_NAME: dict[str, str] = {
     "inventory/errors.py": "four exception classes; what they print is tested with the command line",
+    "bridge/flow_log.py": "a file and a thread: tests/e2e/test_flow_log.py",
+    "bridge/metrics_server.py": "a listening socket: tests/e2e/test_metrics_server.py",
     "bridge/limits.py": "named numbers; the tests of what they limit use them",
 }
 """Modules below `agents/` that no test names or imports, each with the reason."""
