@@ -19,11 +19,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class Failure:
-    """A measurement that gave no figure, with the reason."""
+    """A measurement that gave no figure, with the reason; `final` when trying again would be no use."""
 
     load: str
     system: str
     reason: str
+    final: bool = False
 
 
 @dataclass(frozen=True)

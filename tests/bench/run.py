@@ -40,6 +40,10 @@ CONNECTING = 32
 """Connections that are opened, used once and closed at the same time."""
 
 
+_TRIES = 2
+"""After so many failures a system is not asked again for the same load."""
+
+
 class Load(Protocol):
     id: str
 
@@ -148,13 +152,14 @@ class _Bench:
 
     def _sample(self, number: int, load: Load, system: System) -> None:
         results = self._done.results
-        if any(failure.load == load.id and failure.system == system.name for failure in results.failures):
+        failed = [failure for failure in results.failures if (failure.load, failure.system) == (load.id, system.name)]
+        if len(failed) >= _TRIES or any(failure.final for failure in failed):
             return
         try:
             values = load.measure(system)
         except (NotMeasured, RuntimeError, AssertionError, OSError, ValueError, subprocess.SubprocessError) as exc:
             say(f"{load.id} {system.name}: {exc}")
-            results.failures.append(Failure(load.id, system.name, str(exc)))
+            results.failures.append(Failure(load.id, system.name, str(exc), final=isinstance(exc, NotMeasured)))
             return
         results.samples.append(Sample(number, load.id, system.name, values))
         say(f"round {number}  {load.id:<14} {system.name:<16} {_brief(values)}")

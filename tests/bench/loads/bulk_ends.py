@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import queue
 import random
 import socket
 import sys
@@ -21,7 +22,7 @@ import threading
 from collections.abc import Sequence
 
 _CHUNK = 1024 * 1024
-_CONNECT_TIMEOUT = 10.0
+_TIMEOUT = 10.0
 _TOKEN = 16
 """Bytes with which a client says which transfer it belongs to."""
 
@@ -36,6 +37,8 @@ class Ends:
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._counts: list[int] = []
+        self._arrived: queue.Queue[tuple[bytes, socket.socket]] = queue.Queue()
+        threading.Thread(target=self._accept, daemon=True).start()
 
     @property
     def port(self) -> int:
@@ -43,10 +46,10 @@ class Ends:
 
     def start(self, direction: str, streams: int, host: str, port: int) -> str:
         for _ in range(streams):
-            client = socket.create_connection((host, port), _CONNECT_TIMEOUT)
+            client = socket.create_connection((host, port), _TIMEOUT)
             token = random.randbytes(_TOKEN)
             client.sendall(token)
-            server = self._accept(token)
+            server = self._wait_for(token)
             for sock in (client, server):
                 sock.settimeout(None)
                 self._sockets.append(sock)
@@ -56,16 +59,27 @@ class Ends:
             self._run(self._send, sender, 0)
         return "ok"
 
-    def _accept(self, token: bytes) -> socket.socket:
-        """The other end of the client that sent `token`; connections that send none are somebody's health checks."""
-        self._listener.settimeout(_CONNECT_TIMEOUT)
+    def _wait_for(self, token: bytes) -> socket.socket:
+        """The other end of the client that sent `token`. Raises queue.Empty when it does not arrive."""
+        while True:
+            arrived, server = self._arrived.get(timeout=_TIMEOUT)
+            if arrived == token:
+                return server
+            server.close()
+
+    def _accept(self) -> None:
+        """Always, so that connections which never say anything (health checks) do not fill the kernel's queue."""
         while True:
             server, _address = self._listener.accept()
-            server.settimeout(_CONNECT_TIMEOUT)
-            with contextlib.suppress(OSError):
-                if server.recv(_TOKEN, socket.MSG_WAITALL) == token:
-                    return server
-            server.close()
+            server.settimeout(_TIMEOUT)
+            try:
+                token = server.recv(_TOKEN, socket.MSG_WAITALL)
+            except OSError:
+                token = b""
+            if len(token) == _TOKEN:
+                self._arrived.put((token, server))
+            else:
+                server.close()
 
     def count(self) -> str:
         return str(sum(self._counts))
@@ -116,9 +130,9 @@ def main() -> None:
     for line in sys.stdin:
         try:
             answer = obey(ends, line.split())
-        except OSError as exc:
+        except (OSError, queue.Empty) as exc:
             ends.stop()
-            answer = f"failed: {exc}"
+            answer = f"failed: {exc or 'a stream did not arrive'}"
         print(answer, flush=True)
 
 
