@@ -43,7 +43,6 @@ from bridge import limits
 from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
 from bridge.flows import Flow
-from bridge.identity.identity_file import store_identity
 from bridge.identity.issuer import IssuanceRecord, Issuer, make_csr, read_csr
 from inventory.authority.enrolments import read_enrolment
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
@@ -386,18 +385,7 @@ class GatewayAgent(Node):
     # --- own certificate, disk ------------------------------------------------------------------------------------
 
     async def renew_identity(self) -> None:
-        chain = self._issue(make_csr(self.identity.key), self.spiffe)
-        self.identity = await trio.to_thread.run_sync(
-            partial(
-                store_identity,
-                self.home / "identity.pem",
-                self.identity.key,
-                chain,
-                spiffe=self.spiffe,
-                root_pem=self._root,
-                now=clock.now(),
-            )
-        )
+        await self.keep_identity(self._issue(make_csr(self.identity.key), self.spiffe))
 
     async def _save_changes(self) -> None:
         while True:

@@ -6,10 +6,8 @@ beside it. Both are on disk, so it starts and serves with every gateway away.
 
 from __future__ import annotations
 
-import random
 import socket
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +17,13 @@ import trio
 
 from agents import clock
 from agents.admin.server import AdminConnection
-from agents.checks.runner import Checker, Watched
-from agents.checks.spec import parse_check
+from agents.adoptions import Adoptions
 from agents.control import messages as c
-from agents.control.client import GatewayLink
 from agents.estate import HomeConfig, load_config
+from agents.gateway_links import GatewayLinks
+from agents.host_status import gateway_row, instance_rows, known_since, service_rows
 from agents.knowledge.known import Known
-from agents.knowledge.placement import check_report
+from agents.local_services import LocalServices
 from agents.namespace import Namespace
 from agents.node import VERSION, Node, listen_on, warning
 from agents.supervisor import Latest
@@ -38,14 +36,11 @@ from bridge.dns.server import serve as serve_dns
 from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
 from bridge.flows import Flow
-from bridge.identity.identity_file import store_identity
 from bridge.identity.issuer import make_csr
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import lock_home, read_file, write_file
-from inventory.loading.services_file import load_services
-from inventory.model import Health, Instance
-from inventory.names import ServiceName, parse_service_name
+from inventory.names import parse_service_name
 
 log = structlog.get_logger()
 
@@ -73,17 +68,13 @@ class HostAgent(Node):
         dns = dns or config.dns
         self._dns = parse_endpoint(dns, zero_ok=True) if dns else None
         self._hosts_file = hosts_file
-        self._links: dict[str, GatewayLink] = {}
-        self._own: tuple[Instance, ...] = ()
-        self._health: dict[str, Health] = {}
         self._epoch = _next_epoch(home)
         self._changed = Latest()
         self._save = Latest()
-        self._adopted: dict[int, trio.MemorySendChannel[m.Adopted]] = {}
-        self._adopt_ids = count(1)
         self._alarms: dict[str, str] = {}
-        self._services: tuple[Instance, ...] = self._load_services()
-        self._checker = Checker(self._checked, rng=random.Random())
+        self._links = GatewayLinks(self, self.worker, lambda: self.snapshot)
+        self._adoptions = Adoptions(self.worker)
+        self._services = LocalServices(home, config.name, self._links.report_changed)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -91,7 +82,7 @@ class HostAgent(Node):
         if self.config.listen:
             await self.worker.listen(m.ListenTunnels(), await listen_on(self.config.listen))
         await self._publish()
-        nursery.start_soon(self._checker.run)
+        nursery.start_soon(self._services.run)
         nursery.start_soon(self._apply_changes)
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._retry_problems)
@@ -104,30 +95,11 @@ class HostAgent(Node):
             # The default place being taken is no reason not to serve: names resolve without DNS as well.
             self._alarms["dns"] = f"no DNS server: {exc}"
             log.warning("no DNS server", reason=str(exc))
-        self._follow_gateways()
-
-    def _load_services(self) -> tuple[Instance, ...]:
-        path = self.home / "services.toml"
-        if not path.exists():
-            return ()
-        return load_services(path, self.name)
+        self._links.follow(nursery)
 
     async def reload(self) -> None:
-        try:
-            self._services = self._load_services()
-        except MeshError as exc:
-            self._alarms["services-file"] = f"services.toml was refused, what it said before is in force: {exc}"
-            raise
-        self._alarms.pop("services-file", None)
+        self._services.reload()
         self._changed.ask()
-
-    def _refused_services(self) -> list[str]:
-        """Of services.toml, what every gateway will refuse, in the words it will use (H25)."""
-        authority = self.snapshot.authority
-        try:
-            return check_report(authority, self.name, self._services, most=limits.INSTANCES_PER_HOST)[1]
-        except InputError as exc:
-            return [exc.what]
 
     # --- what is known --------------------------------------------------------------------------------------------
 
@@ -154,7 +126,7 @@ class HostAgent(Node):
             m.Placement(
                 revision=snapshot.revision,
                 presence=dict(snapshot.presence),
-                reported={**snapshot.reported, self.name: self._services},
+                reported={**snapshot.reported, self.name: self._services.declared},
                 health=dict(snapshot.health),
             )
         )
@@ -164,10 +136,8 @@ class HostAgent(Node):
     async def _publish(self) -> None:
         """Everything that follows from what is known: the worker, the namespace, the checks, the report."""
         await self._tell_worker()
-        mine = self.snapshot.evolved(reported={**self.snapshot.reported, self.name: self._services})
-        self._own = mine.offers(self.name)
-        self._checker.set_instances({i.id: watched for i in self._own if (watched := self._watched(i))})
-        self._health = {i: h for i, h in self._health.items() if any(o.id == i for o in self._own)}
+        mine = self.snapshot.evolved(reported={**self.snapshot.reported, self.name: self._services.declared})
+        self._services.follow(mine)
         await self.namespace.sync(mine)
         self.metrics.estate(
             services=mine.services.keys(), number=mine.authority.number, as_of=self.known.as_of or clock.now()
@@ -175,8 +145,7 @@ class HostAgent(Node):
         if self._hosts_file is not None and self.namespace.zone is not None:
             await self._write_hosts(self._hosts_file)
         self.count_instances(mine)
-        for link in self._links.values():
-            link.report_changed()
+        self._links.report_changed()
 
     async def _write_hosts(self, path: Path) -> None:
         assert self.namespace.zone is not None
@@ -202,7 +171,7 @@ class HostAgent(Node):
             await self._changed.asked()
             try:
                 await self._publish()
-                self._follow_gateways()
+                self._links.follow(self._nursery)
                 self._alarms.pop("publish", None)
             except Exception as exc:  # what is known may be odd; that must not end what works
                 self._alarms["publish"] = f"what is known could not be put in force: {type(exc).__name__}; see the log"
@@ -232,34 +201,14 @@ class HostAgent(Node):
 
     # --- gateways -------------------------------------------------------------------------------------------------
 
-    def _follow_gateways(self) -> None:
-        """One link to every gateway that the operator named, and to no other."""
-        gateways = self.snapshot.authority.gateways
-        for name in self._links.keys() - gateways.keys():
-            self._links.pop(name).end()
-        for name in gateways:
-            if name not in self._links:
-                link = self._links[name] = GatewayLink(name, self, self._open_control)
-                self._nursery.start_soon(link.run)
-
-    async def _open_control(self, gateway: str, sock: socket.socket) -> None:
-        known = self.snapshot.authority.gateways.get(gateway)
-        if known is None:
-            raise Unavailable(f"gateway {gateway} was removed")
-        message = m.OpenControl(gateway=gateway, address=known.address)
-        if not await self.worker.tell(message, [sock.fileno()]):
-            raise Unavailable("the data worker is not ready")
-
     def hello(self) -> c.Hello:
         return c.Hello(
             version=VERSION, epoch=self._epoch, number=self.known.slice.number, advertise=self.config.advertise
         )
 
     def report(self) -> c.Report:
-        health = dict(self._health)
-        if self.lifecycle.draining.is_set():
-            health = {i.id: Health(state="failing", reason="its host is shutting down") for i in self._own}
-        return c.Report(instances=self._services, health=health, streams=self.streams)
+        health = self._services.leaving() if self.lifecycle.draining.is_set() else dict(self._services.health)
+        return c.Report(instances=self._services.declared, health=health, streams=self.streams)
 
     async def dial_back(self, gateway: str, message: c.DialBack) -> None:
         known = self.snapshot.authority.gateways.get(gateway)
@@ -272,63 +221,22 @@ class HostAgent(Node):
         await self.worker.tell(m.LeaveGateway(gateway=gateway))
 
     def link_changed(self) -> None:
-        if any(link.connected for link in self._links.values()):
+        if self._links.is_any_connected:
             self.renewal_possible.ask()
 
     def worker_gone(self) -> None:
-        for waiting in self._adopted.values():
-            waiting.close()
-        self._adopted.clear()
+        self._adoptions.worker_gone()
 
     def worker_started(self) -> None:
-        for link in self._links.values():
-            link.retry_now()
+        self._links.retry_now()
 
     async def renew_identity(self) -> None:
-        csr = make_csr(self.identity.key)
-        reasons = []
-        for link in self._links.values():
-            try:
-                chain = await link.renew(csr)
-                self.identity = await trio.to_thread.run_sync(
-                    partial(
-                        store_identity,
-                        self.home / "identity.pem",
-                        self.identity.key,
-                        chain,
-                        spiffe=self.spiffe,
-                        root_pem=self._root,
-                        now=clock.now(),
-                    )
-                )
-                return
-            except MeshError as exc:
-                reasons.append(exc.what)
-        raise Unavailable("; ".join(reasons) or "no gateway is known")
-
-    # --- checks ---------------------------------------------------------------------------------------------------
-
-    def _watched(self, instance: Instance) -> Watched | None:
-        """What to probe; an instance whose check cannot be read fails it, in words."""
-        try:
-            target = parse_endpoint(instance.target)
-            # Both sources of instances may run programs: the operator's signature, and this host's own file.
-            return Watched(parse_check(instance.check, target=target, allow_exec=True), target)
-        except InputError as exc:
-            self._health[instance.id] = Health(state="failing", reason=f"its check cannot be used: {exc.what}")
-            return None
-
-    def _checked(self, instance_id: str, health: Health) -> None:
-        self._health[instance_id] = health
-        log.info("health changed", instance=instance_id, state=health.state, reason=health.reason)
-        for link in self._links.values():
-            link.report_changed()
+        await self.keep_identity(await self._links.renew(make_csr(self.identity.key)))
 
     async def before_drain(self) -> None:
         """Peers hear that our instances are going before we stop taking streams (F08)."""
-        for link in self._links.values():
-            link.report_changed()
-        if any(link.connected for link in self._links.values()):
+        self._links.report_changed()
+        if self._links.is_any_connected:
             await trio.sleep(limits.DRAIN_NOTICE)
 
     # --- the worker -----------------------------------------------------------------------------------------------
@@ -342,40 +250,16 @@ class HostAgent(Node):
                 if link is not None:
                     link.failed(message.reason)
             case m.Adopted():
-                waiting = self._adopted.pop(message.id, None)
-                if waiting is not None:
-                    waiting.send_nowait(message)
+                self._adoptions.answered(message)
             case _:
                 for sock in fds:
                     sock.close()
 
     async def _find_path(self, peer: str) -> None:
-        """Ask the gateways that hold the peer first; the first ticket wins."""
-        presence = self.snapshot.presence.get(peer)
-        near = presence.gateways if presence is not None else ()
-        links = sorted(
-            (link for link in self._links.values() if link.connected and not link.draining),
-            key=lambda link: link.gateway not in near,
-        )
-        reasons = []
-        for link in links:
-            gateway = self.snapshot.authority.gateways.get(link.gateway)
-            if gateway is None:
-                continue
-            try:
-                ticket = await link.path(peer)
-                found = m.PathFound(peer=peer, gateway=link.gateway, address=gateway.address, ticket=ticket)
-                await self.worker.tell(found)
-                return
-            except MeshError as exc:
-                reasons.append(exc.what)
-        await self.worker.tell(m.PathFailed(peer=peer, reason="; ".join(reasons) or "no gateway is connected"))
+        await self.worker.tell(await self._links.find_path(peer))
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
-        for link in self._links.values():
-            if link.connected:
-                link.flowed(records)
-                return
+        self._links.flowed(records)
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -407,76 +291,41 @@ class HostAgent(Node):
         user = await trio.to_thread.run_sync(user_name, connection.peer.uid)
         ours, theirs = socket.socketpair()
         try:
-            await self._adopt(wanted, theirs, user)
+            await self._adoptions.join(wanted, theirs, user)
             await connection.take_over(ours)
         finally:
             theirs.close()
             ours.close()
 
-    async def _adopt(self, wanted: ServiceName, sock: socket.socket, user: str) -> None:
-        """Have the worker join the socket to a service; returns when the far end accepted."""
-        number = next(self._adopt_ids)
-        send, receive = trio.open_memory_channel[m.Adopted](1)
-        self._adopted[number] = send
-        message = m.Adopt(id=number, service=wanted.service, site=wanted.site, user=user)
-        try:
-            with trio.move_on_after(limits.OPEN_WAIT_TIMEOUT + 1):
-                if not await self.worker.tell(message, [sock.fileno()]):
-                    raise Unavailable("the data worker is not ready", hint="try again")
-                answer = await receive.receive()
-                if answer.error:
-                    kind = AnswerIsNo if answer.denied else Unavailable
-                    raise kind(answer.error, hint=answer.hint)
-                return
-            raise Unavailable(f"{wanted.service} did not answer in time")
-        except trio.EndOfChannel:
-            raise Unavailable("the data worker ended", hint="try again") from None
-        finally:
-            self._adopted.pop(number, None)
-
     def status(self) -> dict[str, Any]:
         snapshot = self.snapshot
+        rows = []
+        for name, gateway in sorted(snapshot.authority.gateways.items()):
+            link = self._links.get(name)
+            rows.append(
+                gateway_row(
+                    gateway,
+                    connected=link is not None and link.connected,
+                    reason=link.last_error if link is not None else "",
+                    clock_ahead=link.clock_difference if link is not None else None,
+                )
+            )
         return {
             "host": {"advertise": self.config.advertise, "listen": self.config.listen},
-            "gateways": [
-                {
-                    "name": name,
-                    "address": gateway.address,
-                    "state": "connected" if (link := self._links.get(name)) and link.connected else "away",
-                    "reason": link.last_error if link else "",
-                    "clock_ahead_seconds": round(link.clock_difference, 1)
-                    if link and link.clock_difference is not None
-                    else None,
-                }
-                for name, gateway in sorted(snapshot.authority.gateways.items())
-            ],
-            "known_since": clock_words(self.known.as_of) if self.known.as_of else "never",
-            "services": [
-                {
-                    "name": name,
-                    "address": f"{found[0]}:{found[1]}" if (found := self.namespace.lookup(name)) else "",
-                    "instances": len(service.instances) if (service := snapshot.service(meant.service)) else 0,
-                    "passing": sum(1 for i in service.instances if snapshot.health_of(i).state == "passing")
-                    if service
-                    else 0,
-                }
-                for name, (meant, _) in sorted(self.namespace.names.items())
-            ],
-            "instances_here": [
-                {
-                    "id": i.id,
-                    "state": (health := self._health.get(i.id, Health())).state,
-                    "reason": health.reason,
-                }
-                for i in self._own
-            ],
+            "gateways": rows,
+            "known_since": known_since(self.known.as_of),
+            "services": service_rows(snapshot, self.namespace.names, self.namespace.book.assigned),
+            "instances_here": instance_rows(self._services.instances, self._services.health),
         }
 
     def warnings(self) -> list[dict[str, str]]:
         found = [warning("cannot-bind", why, severity="error") for why in self.namespace.problems.values()]
         found += [warning(code.split()[0], text, severity="error") for code, text in self._alarms.items()]
-        found += [warning("not-served", why, severity="error") for why in self._refused_services()]
-        if self._links and not any(link.connected for link in self._links.values()):
+        if self._services.refusal is not None:
+            found.append(warning("services-file", self._services.refusal, severity="error"))
+        refused = self._services.refused(self.snapshot.authority)
+        found += [warning("not-served", why, severity="error") for why in refused]
+        if self.snapshot.authority.gateways and not self._links.is_any_connected:
             ends = clock_words(self.identity.leaf.not_after)
             text = f"no gateway is connected; what is known stays in force, and this host's certificate ends at {ends}"
             found.append(warning("no-gateway", text))

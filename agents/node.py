@@ -32,7 +32,7 @@ from bridge.counters import InstanceState
 from bridge.errors import clock as clock_words
 from bridge.flow_log import FlowLog
 from bridge.flows import Flow
-from bridge.identity.identity_file import Identity, load_identity, renewal_at
+from bridge.identity.identity_file import Identity, load_identity, renewal_at, store_identity
 from bridge.identity.verify import PeerIdentity
 from bridge.metrics import LiveMetrics, Metrics, NoMetrics
 from bridge.metrics_server import Pages, serve_metrics
@@ -136,6 +136,20 @@ class Node:
     async def renew_identity(self) -> None:
         """Get a new certificate. Raises MeshError."""
         raise NotImplementedError
+
+    async def keep_identity(self, chain: str) -> None:
+        """Put a new certificate chain (PEM) for our key in the place of the old one. Raises MeshError."""
+        self.identity = await trio.to_thread.run_sync(
+            partial(
+                store_identity,
+                self.home / "identity.pem",
+                self.identity.key,
+                chain,
+                spiffe=self.spiffe,
+                root_pem=self._root,
+                now=clock.now(),
+            )
+        )
 
     # --- running --------------------------------------------------------------------------------------------------
 

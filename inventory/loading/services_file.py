@@ -4,7 +4,7 @@
     name   = "ledger"                required
     target = "127.0.0.1:9000"        required, where it listens as seen from this host
     port   = 8080                    its port in the namespace; the target's when left out
-    check  = "http /healthz"         a check spec; a TCP connect when left out
+    check  = "http:/healthz"         a check spec; a TCP connect when left out
     weight = 1                       1 to 1000, its share of new streams
     labels = { tier = "db" }
 
@@ -84,7 +84,7 @@ def _instance(reader: TableReader, host: str) -> Instance | None:
     target = reader.parsed("target", parse_target, address) if address is not None else None
     port = _within(reader, "port", "8080", 65535)
     weight = _within(reader, "weight", "1", WEIGHT_MAX)
-    check = reader.text("check", '"http /healthz"')
+    check = reader.text("check", '"http:/healthz"')
     if check is not None and not (0 < len(check) <= CHECK_MAX and check.isprintable()):
         reader.note("check", f"is not 1 to {CHECK_MAX} printable characters")
     labels = _labels(reader)
