@@ -19,6 +19,7 @@ from agents import clock
 from agents.admin.server import AdminConnection
 from agents.adoptions import Adoptions
 from agents.control import messages as c
+from agents.control.reissue import reissue
 from agents.estate import HomeConfig, load_config
 from agents.gateway_links import GatewayLinks
 from agents.host_status import gateway_row, instance_rows, known_since, service_rows
@@ -231,7 +232,14 @@ class HostAgent(Node):
         self._links.retry_now()
 
     async def renew_identity(self) -> None:
-        await self.keep_identity(await self._links.renew(make_csr(self.identity.key)))
+        try:
+            chain = await self._links.renew(make_csr(self.identity.key))
+        except Unavailable:
+            if self.identity.leaf.not_after > clock.now():
+                raise
+            gateways = self.snapshot.authority.gateways.values()
+            chain = await reissue(gateways, self.known.slice, host=self.name, key=self.identity.key, version=VERSION)
+        await self.keep_identity(chain)
 
     async def before_drain(self) -> None:
         """Peers hear that our instances are going before we stop taking streams (F08)."""

@@ -35,6 +35,7 @@ from inventory.authority import (
     SignedEntry,
     TokenRefused,
     match_invite,
+    read_enrolment,
     record_refusal,
     spend_invite,
 )
@@ -51,6 +52,9 @@ TOKEN_REFUSED = "token refused"  # noqa: S105
 """All that a guest learns, unless it has shown that it holds a secret which opens an invite now."""
 
 
+_NO_REISSUE = "this key is no enrolled host's; enrol this host again: meshbridge host token NAME"
+
+
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
     """Base of all enrolment messages."""
 
@@ -64,6 +68,14 @@ class EnrolmentWanted(Message, frozen=True, tag="enrol"):
     secret: bytes
     csr: bytes
     """DER."""
+    version: str
+
+
+class ReissueWanted(Message, frozen=True, tag="reissue"):
+    """A host's certificate has ended; the request is signed with the key that it was enrolled with."""
+
+    name: str
+    csr: bytes
     version: str
 
 
@@ -83,7 +95,7 @@ class Refused(Message, frozen=True, tag="refused"):
     reason: str
 
 
-Question = GenesisWanted | EnrolmentWanted
+Question = GenesisWanted | EnrolmentWanted | ReissueWanted
 Answer = Genesis | Enrolled | Refused
 
 
@@ -184,12 +196,17 @@ class EnrolmentServer:
         finally:
             await tls.finish()
 
-    async def _answer(self, wanted: EnrolmentWanted, remote: str) -> tuple[Enrolled | Refused, IssuanceRecord | None]:
+    async def _answer(
+        self, wanted: EnrolmentWanted | ReissueWanted, remote: str
+    ) -> tuple[Enrolled | Refused, IssuanceRecord | None]:
         asked_at = trio.current_time()
         try:
-            enrolled, record = await self.enrol(wanted, remote)
-            version = shown(wanted.version[:VERSION_MAX])
-            log.info("enrolled", spiffe_id=record.spiffe_id, key=record.key, remote=remote, version=version)
+            if isinstance(wanted, ReissueWanted):
+                event, (enrolled, record) = "certificate reissued", await self.reissue(wanted)
+            else:
+                event, (enrolled, record) = "enrolled", await self.enrol(wanted, remote)
+            version = wanted.version[:VERSION_MAX]
+            log.info(event, spiffe_id=record.spiffe_id, key=record.key, remote=remote, version=version)
             return enrolled, record
         except TokenRefused as exc:
             log.warning("token refused", remote=remote, reason=exc.detail, invite=exc.invite)
@@ -233,6 +250,25 @@ class EnrolmentServer:
         await _claim(self._registry, key, spiffe, now)
         issued = self._issuer.issue(wanted.csr, spiffe, now=now, lifetime=self._lifetime)
         return Enrolled(chain=issued.chain_pem, entries=first_entries(self._latest(), spiffe)), issued.record
+
+    async def reissue(self, wanted: ReissueWanted) -> tuple[Enrolled, IssuanceRecord]:
+        """A new certificate for the key that this host was enrolled with.
+
+        Raises:
+            _RequestRefused: with the same words for a host that is not there, one that is revoked and another key.
+        """
+        await self._refresh()
+        state = self._state()
+        key = _read_key(wanted.csr)
+        host = state.hosts.get(wanted.name)
+        enrolled = await read_enrolment(self._registry, "host", host.name) if host is not None else None
+        if host is None or enrolled is None or enrolled.key != key or key in state.revoked_keys:
+            raise _RequestRefused("key", _NO_REISSUE)
+        spiffe = SpiffeId(state.trust_domain, "host", host.name)
+        if str(spiffe) in state.revoked_identities:
+            raise _RequestRefused("key", _NO_REISSUE)
+        issued = self._issuer.issue(wanted.csr, spiffe, now=self._now(), lifetime=self._lifetime)
+        return Enrolled(chain=issued.chain_pem, entries=()), issued.record
 
     async def _check_key(self, state: AuthorityState, key: str, spiffe: SpiffeId) -> None:
         if key in state.revoked_keys:

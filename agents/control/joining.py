@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -41,7 +41,7 @@ from bridge.identity.identity_file import load_identity, store_identity
 from bridge.identity.issuer import make_csr
 from bridge.identity.tokens import Token, parse_token
 from bridge.identity.verify import verify_peer
-from inventory.authority import AuthorityError, Slice
+from inventory.authority import AuthorityError, DomainBody, Slice
 from inventory.endpoints import parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import lock_home, make_home, read_file, read_secret, write_file, write_secret
@@ -284,21 +284,7 @@ async def ask(stream: trio.abc.Stream, token: Token, start: Slice, *, key: Priva
         PeerError: it is not one of the token's gateways, or gave no answer that can be read.
         Unavailable: it cannot enrol now.
     """
-    root_pem = start.genesis.root_certificate
-    await stream.send_all(PREFACE)
-    facts = TlsFacts(now=clock.now(), our_root=certificates.root_fingerprint(root_pem))
-    guest = GuestStream(stream, limits.ENROLMENT_GUEST_BYTES)
-    tls = await GuestTls.connect(guest, contexts.enrolment_client(root_pem), facts)
-    peer = verify_peer(
-        tls.peer_chain(),
-        now=clock.now(),
-        trust_domain=token.trust_domain,
-        roles=_GATEWAYS,
-        purpose="enrol hosts",
-        is_revoked=lambda _name, _key: None,
-    )
-    if peer.spiffe.name not in {name for name, _ in token.gateways}:
-        raise PeerError(f"gateway {peer.spiffe.name} answers there, which the token does not name")
+    tls = await open_desk(stream, start.genesis, {name for name, _ in token.gateways})
     await tls.send(
         EnrolmentWanted(invite=token.invite, secret=token.secret, csr=make_csr(key), version=version[:VERSION_MAX])
     )
@@ -306,6 +292,30 @@ async def ask(stream: trio.abc.Stream, token: Token, start: Slice, *, key: Priva
     if isinstance(answer, Refused):
         _refused(answer, token)
     return answer
+
+
+async def open_desk(stream: trio.abc.Stream, genesis: DomainBody, gateways: Collection[str]) -> GuestTls:
+    """TLS to a gateway that has proved to be one of `gateways` of this trust domain.
+
+    Raises:
+        PeerError: it is not, or TLS fails.
+    """
+    root_pem = genesis.root_certificate
+    await stream.send_all(PREFACE)
+    facts = TlsFacts(now=clock.now(), our_root=certificates.root_fingerprint(root_pem))
+    guest = GuestStream(stream, limits.ENROLMENT_GUEST_BYTES)
+    tls = await GuestTls.connect(guest, contexts.enrolment_client(root_pem), facts)
+    peer = verify_peer(
+        tls.peer_chain(),
+        now=clock.now(),
+        trust_domain=genesis.trust_domain,
+        roles=_GATEWAYS,
+        purpose="enrol hosts",
+        is_revoked=lambda _name, _key: None,
+    )
+    if peer.spiffe.name not in gateways:
+        raise PeerError(f"gateway {peer.spiffe.name} answers there, not {' or '.join(sorted(gateways))}")
+    return tls
 
 
 def _refused(answer: Refused, token: Token) -> NoReturn:

@@ -337,7 +337,7 @@ async def test_a_gateway_that_the_token_does_not_name_never_hears_the_secret(
     token = await desk.invite()
     await desk.say(GatewayBody(gateway=Gateway(name="gw2", address="192.0.2.2:7443")))
     desk.domain.identity("gateway/gw2").replace(desk.domain.directory / "identity.pem")
-    with pytest.raises(PeerError, match="does not name"):
+    with pytest.raises(PeerError, match="answers there, not gw1"):
         await desk.enrol(token, certificates.generate_key())
 
 
