@@ -40,7 +40,7 @@ from inventory.authority import (
     spend_invite,
 )
 from inventory.errors import AnswerIsNo, InputError, MeshError
-from inventory.names import SpiffeId, shown
+from inventory.names import SpiffeId
 from inventory.registries.interface import Registry
 
 log = structlog.get_logger()
