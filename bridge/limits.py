@@ -10,7 +10,8 @@ MIB = 1024 * KIB
 
 # --- Before a peer has proved who it is ---------------------------------------------------------------------------
 PREAUTH_TIMEOUT = 10.0
-"""One total deadline from accept to the peer's ACCEPT: first byte, preface, TLS, HELLO. No later stage resets it (C24)."""
+"""One total deadline from accept to the peer's ACCEPT: first byte, preface, TLS, HELLO. No later stage resets it
+(C24)."""
 PREAUTH_MAX = 1024
 """Connections that may be in that stage at once; when full, the one that has waited longest is closed (C23)."""
 GUESTS_MAX = 512
@@ -46,7 +47,8 @@ ENROLMENT_MAX_BYTES = 64 * KIB
 ENROLMENT_GUEST_BYTES = HANDSHAKE_MAX_BYTES + 2 * ENROLMENT_MAX_BYTES
 """All that one enrolment connection may send, TLS included: a flood inside TLS ends here as well (C26)."""
 ENROLMENT_REFUSAL_TIME = 0.5
-"""A refused guest hears of it this long after it asked, whatever the cause was and however long finding it took (H10)."""
+"""A refused guest hears of it this long after it asked, whatever the cause was and however long finding it took
+(H10)."""
 ENROLMENT_PATIENCE = 15.0
 """How long a joining host keeps trying while no gateway answers; a gateway started just before it needs a second."""
 CERTIFICATE_LIFETIME_MIN = 5.0
@@ -74,7 +76,8 @@ TUNNEL_PENDING_MAX = 1 * MIB
 EARLY_MAX = 256 * KIB
 """Bytes sent on a stream before its ACCEPT, kept so that they can be sent again after a refusal."""
 TUNNEL_BUFFERED_MAX = 128 * MIB
-"""Bytes that wait here for slow readers of one tunnel's streams; above it the slow reader at hand is cut, not the tunnel.
+"""Bytes that wait here for slow readers of one tunnel's streams; above it the slow reader at hand is cut, not the
+tunnel.
 500 readers that have stopped altogether fit."""
 PROCESS_BUFFERED_MAX = 256 * MIB
 """The same for all tunnels of a process."""

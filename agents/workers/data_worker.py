@@ -229,8 +229,10 @@ class DataWorker:
 
     def _authority(self, message: m.Authority) -> None:
         self._know(self.snapshot.evolved(authority=message.state, allows=message.allows))
+        # In this order the records say most: why a peer is revoked, then which rule let go of a stream, then the rest.
         self.pool.drop_revoked()
         self.streams.recheck()
+        self.pool.drop_strangers()
 
     def _placement(self, message: m.Placement) -> None:
         self._know(

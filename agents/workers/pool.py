@@ -332,14 +332,18 @@ class TunnelPool:
                 self.retire(tunnel, "idle")
 
     def drop_revoked(self) -> None:
-        """Close the tunnels of every peer that is revoked, or unknown, now (F46, C16)."""
+        """Close the tunnels of every peer that is revoked now (F46, C16)."""
         for tunnel in self.all():
-            spiffe = tunnel.peer.spiffe
-            reason = self._owner.is_revoked(str(spiffe), tunnel.peer.key)
+            reason = self._owner.is_revoked(str(tunnel.peer.spiffe), tunnel.peer.key)
             if reason is not None:
                 tunnel.close(Code.REVOKED, reason)
-            elif self._owner.is_stranger(spiffe):
-                tunnel.close(Code.IDENTITY, f"{spiffe} is not known here any more")
+        self._loop.settle()
+
+    def drop_strangers(self) -> None:
+        """Close the tunnels of every peer that is not known here any more."""
+        for tunnel in self.all():
+            if self._owner.is_stranger(tunnel.peer.spiffe):
+                tunnel.close(Code.IDENTITY, f"{tunnel.peer.spiffe} is not known here any more")
         self._loop.settle()
 
 

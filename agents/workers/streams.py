@@ -148,7 +148,7 @@ class Streams:
         if due is None or (flow.permit.expires_at is not None and flow.permit.expires_at <= due):
             decision = self._permits.get(flow.subject, flow.service, flow.user, self._now())
             if not isinstance(decision, Permit):
-                return decision.reason
+                return f"rule {flow.permit.rule!r} no longer allows it: {decision.reason}"
             flow.permit = decision
         self._hold(flow.permit)
         return None
