@@ -378,13 +378,14 @@ def detach(sock: trio.socket.SocketType) -> socket.socket:
     """The plain non-blocking socket inside a trio one, which is of no use afterwards."""
     plain = socket.socket(fileno=sock.detach())
     plain.setblocking(False)
-    if plain.family in (socket.AF_INET, socket.AF_INET6):
-        tune(plain)
+    tune(plain)
     return plain
 
 
 def tune(sock: socket.socket) -> None:
     """What every TCP socket of the data path has: no Nagle; probes while nothing is under way."""
+    if sock.family == socket.AF_UNIX:
+        return
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
