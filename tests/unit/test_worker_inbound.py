@@ -1,0 +1,173 @@
+"""I/O: connections that have proved nothing yet: told apart by their first byte, bounded in number and in time."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from agents.workers.inbound import Inbound
+from agents.workers.targets import Targets
+from agents.workers.tasks import Tasks
+from bridge import limits
+from bridge.errors import PeerError
+from inventory.model import Instance
+
+TLS = b"\x16\x03\x01"
+
+
+class FakePool:
+    """Takes connections that begin like TLS; `outcome` is what becomes of them."""
+
+    def __init__(self) -> None:
+        self.taken: list[socket.socket] = []
+        self.outcome: Exception | None = None
+        self.hangs = False
+
+    async def establish(self, sock: socket.socket, *, server: bool) -> object:
+        assert server
+        try:
+            if self.hangs:
+                await trio.sleep_forever()
+            if self.outcome is not None:
+                raise self.outcome
+        except BaseException:
+            sock.close()
+            raise
+        self.taken.append(sock)
+        return object()
+
+
+class Door:
+    """A node's tunnel port, with strangers that the test plays."""
+
+    def __init__(self, nursery: trio.Nursery, role: str) -> None:
+        self.name, self.role = "a", role
+        self.draining: str | None = None
+        self.targets = Targets()
+        self.pool = FakePool()
+        self.guests: list[socket.socket] = []
+        self.guest_error: Exception | None = None
+        self.notices: list[tuple[str, str]] = []
+        self.crashes: list[BaseException] = []
+        self.ends: list[socket.socket] = []
+        self.inbound = Inbound(None, Tasks(nursery, self.crashes.append), self.pool, None, self)  # type: ignore[arg-type]
+
+    def own_instance(self, service: str, target: str) -> Instance | None:
+        return None
+
+    async def guest(self, sock: socket.socket, remote: str, waited: float) -> None:
+        if self.guest_error is not None:
+            raise self.guest_error
+        self.guests.append(sock)
+
+    async def control(self, sock: socket.socket, tunnel: object, remote: str) -> None: ...
+    def notice(self, event: str, text: str) -> None:
+        self.notices.append((event, text))
+
+    async def knock(self, data: bytes = b"") -> socket.socket:
+        ours, theirs = socket.socketpair()
+        for sock in (ours, theirs):
+            sock.setblocking(False)
+        self.ends.append(theirs)
+        theirs.send(data)
+        self.inbound.connection(ours, ("10.0.0.9", 4711))
+        await trio.testing.wait_all_tasks_blocked()
+        return theirs
+
+
+@asynccontextmanager
+async def door(role: str = "host") -> AsyncIterator[Door]:
+    async with trio.open_nursery() as nursery:
+        made = Door(nursery, role)
+        yield made
+        nursery.cancel_scope.cancel()
+    for sock in (*made.ends, *made.guests, *made.pool.taken):
+        sock.close()
+    assert not made.crashes
+
+
+def is_open(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) != b""
+    except ConnectionResetError:
+        return False
+    except BlockingIOError:
+        return True
+
+
+async def test_what_begins_like_tls_goes_to_the_handshake() -> None:
+    async with door() as d:
+        end = await d.knock(TLS)
+        assert len(d.pool.taken) == 1 and is_open(end) and d.inbound.waiting == 0
+        assert d.pool.taken[0].recv(9) == TLS, "not a byte of it was read"
+
+
+@pytest.mark.parametrize("role", ["host", "gateway"])
+async def test_c25_a_preface_goes_to_the_gateway_unread_and_nowhere_else(role: str) -> None:
+    async with door(role) as d:
+        end = await d.knock(b"MBE1\nsecret")
+        if role == "gateway":
+            assert [sock.recv(99) for sock in d.guests] == [b"MBE1\nsecret"] and is_open(end)
+        else:
+            assert not d.guests and not is_open(end)
+            assert d.notices == [("handshake-failed", "10.0.0.9:4711: not a TLS 1.3 client: it sent 'MBE1\\nsecret'")]
+
+
+@pytest.mark.parametrize("data", [b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-x\r\n", b"\0", b"\x1b[2J\x07", b"\xff" * 500])
+async def test_h01_what_is_neither_is_named_and_closed(data: bytes) -> None:
+    async with door("gateway") as d:
+        assert not is_open(await d.knock(data))
+        [(event, text)] = d.notices
+        assert event == "handshake-failed" and "not a TLS 1.3 client" in text and text.isprintable()
+
+
+async def test_who_leaves_without_a_word_is_no_event() -> None:
+    async with door() as d:
+        end = await d.knock()
+        end.shutdown(socket.SHUT_RDWR)
+        await trio.testing.wait_all_tasks_blocked()
+        assert d.inbound.waiting == 0 and d.notices == []
+
+
+@pytest.mark.parametrize("stage", ["first byte", "handshake"])
+async def test_c24_there_is_one_deadline_for_all_stages(stage: str, autojump_clock: trio.testing.MockClock) -> None:
+    async with door() as d:
+        d.pool.hangs = True
+        end = await d.knock(TLS if stage == "handshake" else b"")
+        await trio.sleep(limits.PREAUTH_TIMEOUT - 1)
+        assert is_open(end) and d.inbound.waiting == 1
+        await trio.sleep(2)
+        assert not is_open(end) and d.inbound.waiting == 0
+        assert d.notices == [("handshake-timeout", "10.0.0.9:4711: no proof of identity in time")]
+
+
+async def test_c23_the_one_that_waited_longest_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PREAUTH_MAX", 3)
+    async with door() as d:
+        ends = [await d.knock() for _ in range(5)]
+        assert [is_open(end) for end in ends] == [False, False, True, True, True] and d.inbound.waiting == 3
+        ends[4].send(TLS)
+        await trio.testing.wait_all_tasks_blocked()
+        assert len(d.pool.taken) == 1 and d.inbound.waiting == 2
+
+
+async def test_a_handshake_that_fails_is_told_with_its_reason() -> None:
+    async with door() as d:
+        d.pool.outcome = PeerError("client certificate required")
+        assert not is_open(await d.knock(TLS))
+        assert d.notices == [("handshake-failed", "10.0.0.9:4711: client certificate required")]
+
+
+@pytest.mark.parametrize("where", ["handshake", "guest"])
+async def test_f43_a_bug_costs_that_connection_only(where: str) -> None:
+    async with door("gateway") as d:
+        d.pool.outcome = d.guest_error = KeyError("x")
+        assert not is_open(await d.knock(TLS if where == "handshake" else b"MBE1\n"))
+        assert d.notices == [("internal-error", "10.0.0.9:4711: KeyError before authentication")]
+        d.pool.outcome = d.guest_error = None
+        assert is_open(await d.knock(TLS)) and d.inbound.waiting == 0
