@@ -264,7 +264,12 @@ class HostAgent(Node):
                     sock.close()
 
     async def _find_path(self, peer: str) -> None:
-        await self.worker.tell(await self._links.find_path(peer))
+        try:
+            answer: m.PathFound | m.PathFailed = await self._links.find_path(peer)
+        except Exception as exc:  # whoever waits for the path is to hear of it, and nothing else to notice
+            log.error("a path could not be asked for", peer=peer, error=repr(exc), exc_info=True)
+            answer = m.PathFailed(peer=peer, reason=f"internal error: {type(exc).__name__}")
+        await self.worker.tell(answer)
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
         self._links.flowed(records)

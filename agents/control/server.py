@@ -110,10 +110,16 @@ class ControlServer:
             session.end(reason)
 
     async def say_draining(self, reason: str) -> None:
-        """Tell every host to go elsewhere."""
-        for session in list(self._sessions.values()):
+        """Tell every host to go elsewhere; who has not taken it within DRAIN_NOTICE is not waited for."""
+
+        async def say(session: Session) -> None:
             with contextlib.suppress(ControlEnded):
                 await session.channel.send(m.Draining(reason=m.words(reason)))
+
+        with trio.move_on_after(limits.DRAIN_NOTICE):
+            async with trio.open_nursery() as nursery:
+                for session in list(self._sessions.values()):
+                    nursery.start_soon(say, session)
 
     # --- one session ----------------------------------------------------------------------------------------------
 

@@ -470,3 +470,16 @@ async def test_hosts_hear_that_the_gateway_drains(autojump_clock: trio.testing.M
         end = await t.join("vm2")
         await t.server.say_draining("shutting down")
         assert await end.receive() == m.Draining(reason="shutting down")
+
+
+async def test_f11_a_host_that_does_not_read_holds_up_no_drain(autojump_clock: trio.testing.MockClock) -> None:
+    async with town() as t:
+        for number in (1, 2, 3):
+            end = await t.join(f"vm{number}")
+            session = t.server._sessions[f"vm{number}"]
+            if number < 3:
+                await session.channel._sending.acquire()  # as a message does that nobody takes
+        started = trio.current_time()
+        await t.server.say_draining("shutting down")
+        assert trio.current_time() - started <= limits.DRAIN_NOTICE
+        assert await end.receive() == m.Draining(reason="shutting down")
