@@ -303,12 +303,10 @@ class HostAgent(Node):
         wanted = parse_service_name(text, self.snapshot.authority.namespace)
         user = await trio.to_thread.run_sync(user_name, connection.peer.uid)
         ours, theirs = socket.socketpair()
-        try:
-            await self._adoptions.join(wanted, theirs, user)
+        with ours:
+            with theirs:  # the worker has its own by then; ours would hide from the client that the stream has ended
+                await self._adoptions.join(wanted, theirs, user)
             await connection.take_over(ours)
-        finally:
-            theirs.close()
-            ours.close()
 
     def status(self) -> dict[str, Any]:
         snapshot = self.snapshot
