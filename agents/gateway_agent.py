@@ -136,9 +136,10 @@ class GatewayAgent(Node):
                 await self._ledger.remember()
                 self._alarms.pop("registry", None)
                 revision = seen  # only now: what failed is looked at again, whether or not the registry changes
-            except MeshError as exc:
-                self._alarms["registry"] = str(exc)
-                log.error("the registry cannot be followed", reason=str(exc), hint=exc.hint)
+            except Exception as exc:  # whatever it holds, what is in force stays in force
+                known = isinstance(exc, MeshError)
+                self._alarms["registry"] = str(exc) if known else f"internal error: {type(exc).__name__}"
+                log.error("the registry cannot be followed", reason=str(exc), exc_info=not known)
                 await trio.sleep(limits.REGISTRY_RETRY)
 
     async def _authority_changed(self) -> None:

@@ -223,10 +223,11 @@ class Node:
                 await self.renew_identity()
                 await self.worker.tell(m.IdentityChanged())
                 log.info("certificate renewed", ends=clock_words(self.identity.leaf.not_after))
-            except MeshError as exc:
-                log.warning(
-                    "certificate not renewed yet", reason=str(exc), ends=clock_words(self.identity.leaf.not_after)
-                )
+                await trio.sleep(limits.RENEWAL_INTERVAL)  # what came may be no newer
+            except Exception as exc:  # a foreign chain may be anything; there is time for another
+                known = isinstance(exc, MeshError)
+                ends = clock_words(self.identity.leaf.not_after)
+                log.warning("certificate not renewed yet", reason=str(exc), ends=ends, exc_info=not known)
                 life = leaf.not_after - leaf.not_before
                 await self.renewal_possible.asked(within=min(limits.RENEWAL_RETRY, _RETRY_SHARE * life))
 

@@ -228,7 +228,7 @@ async def test_what_removed_hosts_said_is_forgotten(tmp_path: Path) -> None:
         assert not g.agent.snapshot.presence and not g.agent.snapshot.reported
 
 
-@pytest.mark.parametrize("error", [Unavailable("the disk is slow"), InputError("entry 9 is forged")])
+@pytest.mark.parametrize("error", [Unavailable("the disk is slow"), InputError("entry 9 is forged"), KeyError("a bug")])
 async def test_f13_what_could_not_be_read_is_read_again_without_another_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
