@@ -7,7 +7,7 @@ import contextlib
 from tests.support.town import Town, allow
 from tests.support.traffic import Backend, Load, ask, eventually
 
-CHANGES = 20
+CHANGES = 15
 
 
 def test_no_request_fails_while_instances_change(town: Town) -> None:
@@ -17,7 +17,7 @@ def test_no_request_fails_while_instances_change(town: Town) -> None:
         town.policy(allow("pods", '"host:app"', f'"{service}"'))
         address = town.address("app", service)
         eventually(lambda: ask(*address))
-        with Load(address[0], address[1], rate=200) as load:
+        with Load(address[0], address[1], rate=100) as load:
             for number in range(2, 2 + CHANGES):
                 pods.append(_pod(town, stack, service, number))
                 oldest = pods.pop(0)
