@@ -27,6 +27,7 @@ from inventory.authority import (
     SignedEntry,
     Slice,
     entry_key,
+    verify_log,
 )
 from inventory.authority.entries import Entry
 from inventory.model import Health, Host, Instance, Presence
@@ -83,11 +84,12 @@ class Gateway:
         self._rng = rng
         self.chain = Chain()
         self._document: PolicyDocument | None = None
-        self.snapshot = Snapshot(authority=self.chain.state)
+        self.state = self.chain.state
+        self.snapshot = Snapshot(authority=self.state)
 
     def become(self, goal: Snapshot) -> None:
         """Sign and report what it takes to be like `goal`."""
-        state = self.chain.state
+        state = self.state
         bodies: list[Body] = []
         hosts = {name: canonical_host(host) for name, host in goal.authority.hosts.items()}
         bodies += [HostBody(host=host) for name, host in hosts.items() if state.hosts.get(name) != host]
@@ -100,11 +102,11 @@ class Gateway:
         if self._document is None or self._rng.random() < 0.5:
             policy, self._document = build(goal.rules, "text", random_bytes=self._rng.randbytes)
             bodies.append(policy)
-        self.chain.add(*bodies)
+        self.state = verify_log(self.chain.add(*bodies), state)
         self._place(goal)
 
     def _revocations(self, goal: Snapshot) -> list[Body]:
-        state = self.chain.state
+        state = self.state
         new = [body for sid, body in goal.authority.revoked_identities.items() if sid not in state.revoked_identities]
         lifted = [
             RevokeBody(spiffe_id=sid, keys=body.keys, reason=body.reason, lifted=True)
@@ -114,7 +116,7 @@ class Gateway:
         return [*new, *lifted]
 
     def _place(self, goal: Snapshot) -> None:
-        rng, state = self._rng, self.chain.state
+        rng, state = self._rng, self.state
         assert self._document is not None and state.policy is not None
         reported = {h: tuple(map(canonical_instance, mine)) for h, mine in goal.reported.items()}
         ids = [*state.instances, *(i.id for mine in reported.values() for i in mine)]
