@@ -160,6 +160,9 @@ class GatewayAgent(Node):
             if self._gone(host) is not None:
                 # It is told first, so that its own agent can say why (its streams are cut at both ends in any case).
                 self._nursery.start_soon(self._end_session, host)
+        if any(self._gone(host) is not None for host in self._control.hosts):
+            # The worker closes that host's tunnel, and with it the stream on which it is told why.
+            await trio.sleep(limits.REVOCATION_NOTICE)
         await self._tell_worker()
         for path_id in self._paths.forget(lambda host: self._gone(host) is not None):
             await self.worker.tell(m.Unjoin(id=path_id, reason="an end of the path is revoked or removed"))
@@ -178,8 +181,8 @@ class GatewayAgent(Node):
             self._control.end(host, gone)
 
     async def _tell_worker(self) -> None:
-        # A gateway's worker decides who may connect, not which service may be used: it needs no rules and no invites.
-        state = dataclasses.replace(self.snapshot.authority, invites={}, policy=None)
+        # A gateway's worker decides who may connect, not which service may be used: it needs hosts and revocations.
+        state = dataclasses.replace(self.snapshot.authority, invites={}, instances={}, numbers={}, policy=None)
         await self.worker.know(m.Authority(state=state, allows=()))
         self.metrics.estate(
             services=self.snapshot.services.keys(), number=self.snapshot.authority.number, as_of=clock.now()
@@ -522,7 +525,7 @@ async def run(home: Path, *, metrics: str | None = None) -> int:
     """
     config = load_config(home)
     if config.role != "gateway":
-        raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge {config.role} run")
+        raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} agent run")
     with lock_home(home):
         async with open_registry(home) as registry:
             ledger = Ledger(registry, home, config.genesis)
