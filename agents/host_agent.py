@@ -377,7 +377,7 @@ async def run(home: Path, *, metrics: str | None = None, dns: str | None = None,
     """
     config = load_config(home)
     if config.role != "host":
-        raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge {config.role} run")
+        raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} gateway run")
     with lock_home(home):
         known = Known.load(home, config.genesis)
         agent = HostAgent(home, config, known, metrics=metrics, dns=dns, hosts_file=hosts_file)

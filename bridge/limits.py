@@ -155,6 +155,8 @@ ADMIN_ANSWER_TIMEOUT = 30.0
 # --- Processes ----------------------------------------------------------------------------------------------------
 DRAIN_DEADLINE = 30.0
 """SIGTERM: how long live streams may go on."""
+REVOCATION_NOTICE = 0.1
+"""How long a gateway keeps a revoked host's tunnel, so that the host hears that it is revoked. Its peers know by then."""
 BIND_PATIENCE = 3.0
 """How long a node waits at its start for a port that its killed predecessor still holds."""
 BIND_RETRY_FIRST = 0.5

@@ -51,7 +51,10 @@ def add(app: App, name: str, labels: tuple[str, ...], site: str | None, serves: 
         async with operate(app.home) as operator:
             return await add_host(operator, record, ttl=ttl)
 
-    _print_token(app, run(work))
+    invitation = run(work)
+    if invitation.changes:
+        words(f"{invitation.host} was on record: {'; '.join(invitation.changes)}")
+    _print_token(app, invitation)
 
 
 @host.command(epilog="Example: meshbridge host token vm1 --ttl 10m")

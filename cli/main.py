@@ -11,6 +11,7 @@ exit code  0  done
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import sys
@@ -22,7 +23,7 @@ from typing import Literal
 import click
 
 from cli.app import App, default_home, innermost
-from inventory.errors import MeshError
+from inventory.errors import MeshError, Unavailable
 
 PROGRAM = "meshbridge"
 
@@ -105,6 +106,12 @@ def print_error(what: str, where: str = "", hint: str = "") -> None:
 
 def run(args: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code. Prints whatever goes wrong."""
+    if sys.stdin is None:
+        sys.stdin = Path(os.devnull).open()  # noqa: SIM115 - it is the process's stdin from here on
+    if sys.stdout is None or sys.stderr is None:
+        # Before anything is done: a token that nobody can read must not be made.
+        print_error("stdout or stderr is closed", hint="give the command somewhere to print to")
+        return Unavailable.exit_code
     try:
         try:
             result = root.main(args, prog_name=PROGRAM, standalone_mode=False)
@@ -123,12 +130,23 @@ def run(args: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         return _nobody_reads()
+    except OSError as exc:
+        if exc.errno not in _OUTPUT_FAILED:
+            return _bug(exc)
+        _nobody_reads()
+        hint = "what the command changed is done; look before you repeat it"
+        print_error(f"stdout cannot be written: {exc.strerror}", hint=hint)
+        return Unavailable.exit_code
     except SystemExit as exc:
         # click's own way to end when nobody reads what it prints.
         return _nobody_reads() if exc.code == 1 else int(exc.code or 0)
     except Exception as exc:
         return _bug(exc)
     return result if isinstance(result, int) else 0
+
+
+_OUTPUT_FAILED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
+"""Files of ours report these as MeshError; what is left of them is stdout's."""
 
 
 def _usage(exc: click.UsageError) -> int:

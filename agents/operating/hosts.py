@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import msgspec
 
@@ -50,6 +50,8 @@ class Invitation:
     host: str
     expires_at: int
     lifted: bool
+    changes: tuple[str, ...] = ()
+    """What a host that was on record loses or gains, in words."""
 
     def __repr__(self) -> str:
         return f"Invitation({self.host!r})"
@@ -77,12 +79,29 @@ def _lift(state: AuthorityState, host: str, keys: Sequence[str]) -> list[Body]:
 async def add_host(operator: Operator, host: Host, *, ttl: float = limits.TOKEN_LIFETIME) -> Invitation:
     """Records the host as given, or anew if it exists (a drain stays), and invites it. `ttl` is in seconds."""
 
+    changes: list[str] = []
+
     def record(state: AuthorityState) -> list[Body]:
         before = state.hosts.get(host.name)
         after = msgspec.structs.replace(host, draining=before.draining if before else None)
+        changes[:] = _differences(before, after) if before is not None else []
         return [] if after == before else [HostBody(host=after)]
 
-    return await _invite(operator, host.name, ttl=ttl, first=record, message=f"host add {host.name}")
+    invitation = await _invite(operator, host.name, ttl=ttl, first=record, message=f"host add {host.name}")
+    return replace(invitation, changes=tuple(changes))
+
+
+def _differences(before: Host, after: Host) -> list[str]:
+    pairs = (
+        ("labels", _words(before.labels), _words(after.labels)),
+        ("site", before.site or "none", after.site or "none"),
+        ("serves", ", ".join(before.serves) or "none", ", ".join(after.serves) or "none"),
+    )
+    return [f"{what} {was} -> {now}" for what, was, now in pairs if was != now]
+
+
+def _words(labels: Mapping[str, str]) -> str:
+    return ", ".join(f"{key}={value}" for key, value in sorted(labels.items())) or "none"
 
 
 async def invite_host(operator: Operator, name: str, *, ttl: float = limits.TOKEN_LIFETIME) -> Invitation:

@@ -28,7 +28,7 @@ class LiveFlow:
 
     __slots__ = (
         "accepted", "began", "failure", "host", "id", "instance", "last_refusal", "observed", "peer", "permit",
-        "service", "settled", "side", "site", "started", "subject", "tried", "tries", "user", "via",
+        "refused_by", "service", "settled", "side", "site", "started", "subject", "tried", "tries", "user", "via",
     )  # fmt: skip
 
     def __init__(
@@ -46,6 +46,7 @@ class LiveFlow:
         self.accepted: float | None = None
         self.user = user
         self.permit: Permit | None = None
+        self.refused_by = ""
         self.observed: tuple[str, ...] = ()
         self.instance = ""
         self.peer = ""
@@ -60,6 +61,12 @@ class LiveFlow:
         """Set when it was accepted or failed, for whoever waits to be told (`dial`)."""
         self.failure: MeshError | None = None
 
+    def _deciding_rule(self, result: Result) -> str:
+        """The far end's rule where it refused what we would have permitted; else the one of our permit."""
+        if result == "refused":
+            return self.refused_by
+        return self.permit.rule if self.permit is not None else ""
+
     def record(
         self, *, now: float, result: Result, reason: str, rule: str | None = None, bytes_in: int = 0, bytes_out: int = 0
     ) -> Flow:
@@ -73,7 +80,7 @@ class LiveFlow:
             service=self.service,
             instance=self.instance,
             host=self.host,
-            rule=rule or (self.permit.rule if self.permit is not None else "") or "",
+            rule=rule or self._deciding_rule(result),
             via=self.via or DIRECT,
             bytes_in=bytes_in,
             bytes_out=bytes_out,

@@ -279,6 +279,7 @@ class Outbound:
             self._tasks.start_soon(self._place, local)
             return
         denied = reason.code == Code.DENIED
+        flow.refused_by = (reason.rule or "") if denied else ""
         flow.failure = AnswerIsNo(flow.last_refusal) if denied else Unavailable(flow.last_refusal)
         local.abort(Code.NO_ERROR, "refused" if denied else "failed", flow.last_refusal)
 
