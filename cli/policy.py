@@ -64,12 +64,12 @@ def check(app: App, file: str) -> None:
 def apply(app: App, file: str, message: str) -> None:
     """Sign the policy in FILE (- for stdin) and put it in force everywhere."""
     from agents.estate import operate
-    from agents.operating.policy import apply_policy, compare, read_policy
+    from agents.operating.policy import apply_policy, compare, matching_nothing, read_policy
     from inventory.errors import InputError
 
     loaded = _load(file)
 
-    async def work() -> tuple[int, PolicyChange]:
+    async def work() -> tuple[int, PolicyChange, list[str]]:
         async with operate(app.home) as operator:
             try:
                 before = (await read_policy(operator.registry, operator.state)).rules
@@ -77,12 +77,14 @@ def apply(app: App, file: str, message: str) -> None:
                 words(f"the policy in force cannot be compared with: {exc}")
                 before = ()
             number = await apply_policy(operator, loaded, message or f"policy apply {Path(file).name}")
-            return number, compare(before, loaded.rules)
+            return number, compare(before, loaded.rules), matching_nothing(loaded.rules, operator.state)
 
-    number, change = run(work)
+    number, change, unmatched = run(work)
     for word, names in (("added", change.added), ("removed", change.removed), ("changed", change.changed)):
         for name in names:
             words(f"  {word:8} {name}")
+    for text in unmatched:
+        words(f"  note: {text} (yet)")
     if app.is_json:
         lists = {"added": change.added, "removed": change.removed, "changed": change.changed}
         print_json({"number": number, **_counts(loaded.rules), **lists})

@@ -18,7 +18,7 @@ from inventory.authority.log import NUMBER_MARK
 from inventory.errors import InputError
 from inventory.loading.policy_file import PolicyFile
 from inventory.policy_document import PolicyDocument, build, verify_document
-from inventory.policy_rules import Rule
+from inventory.policy_rules import Rule, parse_subject, parse_target
 from inventory.registries.interface import VALUE_MAX, Registry
 from inventory.strict_json import decode
 
@@ -73,6 +73,25 @@ def compare(before: Iterable[Rule], after: Iterable[Rule]) -> PolicyChange:
         removed=tuple(sorted(old.keys() - new.keys())),
         changed=tuple(sorted(name for name in old.keys() & new.keys() if old[name] != new[name])),
     )
+
+
+def matching_nothing(rules: Iterable[Rule], state: AuthorityState) -> list[str]:
+    """Pure: what the rules name that is not in the estate (yet), in words. Ahead of time that is right; it may also be
+    a slip, and in a deny rule a slip protects nothing."""
+    hosts = tuple(state.hosts.values())
+    services = {i.service for i in state.instances.values()} | {service for host in hosts for service in host.serves}
+    found = []
+    for rule in rules:
+        for text in rule.sources:
+            subject = parse_subject(text)
+            if subject.kind != "client" and not any(map(subject.matches_host, hosts)):
+                found.append(f"{rule.effect} {rule.name!r}: no host is {text}")
+        for text in rule.to:
+            target = parse_target(text)
+            carried = any(map(target.carried_by, state.instances.values()))
+            if not (carried if target.key else any(map(target.glob.matches, services))):
+                found.append(f"{rule.effect} {rule.name!r}: no service is {text}")
+    return found
 
 
 async def apply_policy(operator: Operator, file: PolicyFile, message: str) -> int:

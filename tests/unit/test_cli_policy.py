@@ -161,3 +161,12 @@ def test_a_policy_whose_text_was_changed_in_the_registry_is_not_believed(op: Com
     assert "not the one that was signed" in op.refused(64, "policy", "explain", "billing-1", "ledger")
     op.ok("policy", "apply", "-", input=POLICY + "\n")
     assert op("policy", "explain", "billing-1", "ledger").code == 0
+
+
+def test_apply_notes_what_is_not_in_the_estate_yet(op: CommandLine, tmp_path: Path) -> None:
+    op.ok("host", "add", "vm2")
+    text = '[[deny]]\nname = "cards"\nfrom = ["host:vm2", "host:nope"]\nto = ["wbe"]\n'
+    applied = op.ok("policy", "apply", "-", input=text)
+    assert "note: deny 'cards': no host is host:nope (yet)" in applied.err
+    assert "note: deny 'cards': no service is wbe (yet)" in applied.err
+    assert "host:vm2 (yet)" not in applied.err
