@@ -99,8 +99,6 @@ CONTROL_STREAMS_PER_TUNNEL = 2
 """One, and one that is about to end."""
 DIAL_TIMEOUT = 3.0
 """TCP connect to a tunnel peer; after it the path through a gateway is tried."""
-OPEN_TIMEOUT = 10.0
-"""From OPEN to ACCEPT or REFUSE, the far end's connect to its target included."""
 CONNECT_TIMEOUT = 5.0
 """An agent's connect to its own instance's target."""
 OPEN_WAIT_TIMEOUT = 15.0
@@ -156,7 +154,7 @@ ADMIN_ANSWER_TIMEOUT = 30.0
 DRAIN_DEADLINE = 30.0
 """SIGTERM: how long live streams may go on."""
 REVOCATION_NOTICE = 0.1
-"""How long a gateway keeps a revoked host's tunnel, so that the host hears that it is revoked. Its peers know by then."""
+"""How long a gateway keeps a revoked host's tunnel, so that the host hears of it. Its peers know by then."""
 BIND_PATIENCE = 3.0
 """How long a node waits at its start for a port that its killed predecessor still holds."""
 BIND_RETRY_FIRST = 0.5
@@ -175,7 +173,6 @@ SAVE_DELAY = 0.2
 SAVE_RETRY = 5.0
 """Between two tries to write them to a disk that is full or broken (F26)."""
 WORKER_START_TIMEOUT = 10.0
-WORKER_STOP_TIMEOUT = 5.0
 WORKER_SEND_TIMEOUT = 10.0
 """A worker that has not taken a message for so long hangs: it is ended and another one started."""
 RESERVED_FDS = 64

@@ -1,4 +1,4 @@
-"""I/O: stdout that is full or closed is told as that, and a command that prints a token does nothing without a stdout."""
+"""I/O: stdout that is full or closed is told as that; a command that prints a token does nothing without a stdout."""
 
 from __future__ import annotations
 
