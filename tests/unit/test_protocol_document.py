@@ -134,7 +134,7 @@ def tag(struct: type) -> str:
         ("handshake is over | {}", [limits.HANDSHAKE_MAX_BYTES]),
         ("behind one tunnel | {}", [limits.TUNNEL_BUFFERED_MAX]),
         ("that does not read | {}", [limits.ANSWERS_MAX]),
-        ("to its answer | {} s", [limits.OPEN_TIMEOUT]),
+        ("to its answer | {} s", [limits.OPEN_WAIT_TIMEOUT]),
     ],
 )
 def test_the_numbers(sentence: str, values: list[float]) -> None:
