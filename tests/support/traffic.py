@@ -206,13 +206,15 @@ def ask(address: str, port: int, *, timeout: float = PATIENCE, source: str | Non
 
 
 def is_refused(address: str, port: int, *, timeout: float = PATIENCE) -> bool:
-    """Whether a client that only listens is closed without a byte; False when it was served."""
-    with socket.create_connection((address, port), timeout) as sock:
-        try:
+    """Whether a client that is let in gets not one byte before the end; False when it was served."""
+    try:
+        with socket.create_connection((address, port), timeout) as sock:
             sock.sendall(QUESTION)
             return not sock.recv(1)
-        except ConnectionError:
-            return True
+    except ConnectionRefusedError:
+        raise  # nobody listens: that is no answer at all
+    except ConnectionError:
+        return True
 
 
 @contextlib.contextmanager
