@@ -28,8 +28,11 @@ $(STAMP): pyproject.toml
 unit: $(STAMP) ## the tests without sockets, under 30 seconds
 	@$(PY) -m pytest tests/unit tests/properties $(ARGS)
 
-test: $(STAMP) ## all tests, real processes included, under 10 minutes
-	@$(PY) -m pytest tests $(ARGS)
+test: $(STAMP) ## the tests, real processes included, under 10 minutes
+	@$(PY) -m pytest tests -m "not slow" $(ARGS)
+
+test-slow: $(STAMP) ## those that wait for real time-outs, kills, bulk and network namespaces
+	@$(PY) -m pytest tests -m slow $(ARGS)
 
 check: $(STAMP) ## ruff, mypy and the house rules
 	@$(PY) -m ruff check .

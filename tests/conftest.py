@@ -38,7 +38,39 @@ def why_no_root_tests() -> str | None:
     return None
 
 
+LONG_FILES = frozenset(
+    f"test_{name}.py"
+    for name in (
+        "a_full_disk_costs_what_was_to_be_saved_and_nothing_else",
+        "a_home_belongs_to_one_node_at_a_time",
+        "a_reader_that_stops_slows_no_other_stream",
+        "a_restored_registry_serves_its_hosts_again",
+        "a_revoked_host_is_cut_off_at_once",
+        "an_idle_node_uses_next_to_nothing",
+        "bulk_arrives_byte_for_byte_both_ways_at_once",
+        "certificates_rotate_under_streams",
+        "commands_answer_from_disk_with_everything_down",
+        "enrolment_survives_kill_9",
+        "flows_follow_shows_each_stream_as_it_ends",
+        "host_drain_waits_for_streams_and_cuts_at_the_deadline",
+        "hosts_start_and_serve_without_any_gateway",
+        "init_killed_at_any_moment_can_be_repeated",
+        "no_acknowledged_change_is_lost",
+        "rapid_resets_cost_the_others_nothing",
+        "records_that_carry_nothing_end_their_tunnel",
+        "stalled_and_mute_guests_delay_nobody",
+        "streams_that_never_end_are_cut_at_the_drain_deadline",
+        "ten_thousand_streams_stay_open_at_once",
+        "whatever_is_killed_starts_again",
+    )
+)
+"""End-to-end files that wait for real time-outs, kills or bulk; with tests/netns they are `make test-slow`."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in LONG_FILES or item.path.parent.name == "netns":
+            item.add_marker(pytest.mark.slow)
     marked = [item for item in items if item.get_closest_marker("root") is not None]
     reason = why_no_root_tests() if marked else None
     if reason is not None:
