@@ -34,7 +34,7 @@ def made(entries: int, dropped: int, leaves: int | None, places: int) -> Update:
 FEW = st.integers(0, 12)
 
 
-@given(FEW, FEW, st.none() | FEW, FEW, st.integers(50, 2000))
+@given(FEW, FEW, st.none() | FEW, FEW, st.integers(500, 2000))
 def test_the_parts_of_an_update_join_to_it(
     entries: int, dropped: int, leaves: int | None, places: int, most: int
 ) -> None:
