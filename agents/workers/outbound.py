@@ -90,7 +90,9 @@ class Outbound:
                 refusal.reason, hint=f"meshbridge policy explain host:{self._owner.name} {service.service}"
             )
         settled = flow.settled = trio.Event()
-        self._tasks.start_soon(self._place, LocalSocket(self._loop, sock, self._streams, flow))
+        local = LocalSocket(self._loop, sock, self._streams, flow)
+        self._streams.live(local)
+        self._tasks.start_soon(self._place, local)
         await settled.wait()
         if flow.failure is not None:
             raise flow.failure
@@ -140,8 +142,9 @@ class Outbound:
         self._budget.count_first(self._loop.now)
         instance = self._choose(flow)
         tunnel = self._warm(instance)
+        # Watched from here on: a permit may be lost before the slow path's task gets its first turn.
+        self._streams.live(local)
         if instance is not None and tunnel is not None:
-            self._streams.live(local)
             self._open(local, flow, instance, tunnel)
         else:
             self._tasks.start_soon(self._place, local)
@@ -196,7 +199,6 @@ class Outbound:
 
     async def _place(self, local: LocalSocket) -> None:
         flow: LiveFlow = local.context  # type: ignore[assignment]
-        self._streams.live(local)
         failure: MeshError = Unavailable(
             f"no instance of {flow.service} answered within {limits.OPEN_WAIT_TIMEOUT:.0f} s"
         )
