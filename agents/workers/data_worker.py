@@ -32,6 +32,7 @@ from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.counters import Tally
 from bridge.lines import plain
+from bridge.relay.host_loop import run_with_guest
 from bridge.relay.listener import Listener
 from bridge.relay.local import LocalSocket
 from bridge.relay.loop import Loop
@@ -44,8 +45,6 @@ from inventory.model import Instance
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
 
-_TURNS_PER_WAKE = 16
-"""Turns of the loop before trio's other tasks get a look in, as long as there is something to do."""
 _REPORT_INTERVAL = 0.25
 _TICK = 1.0
 _FLOWS_PER_REPORT = 1000
@@ -54,7 +53,9 @@ _FLOWS_PER_REPORT = 1000
 class DataWorker:
     """Everything one worker owns; the callbacks of pool, inbound and outbound end here."""
 
-    def __init__(self, channel: Channel[m.FromWorker, m.ToWorker], nursery: trio.Nursery, begin: m.Begin) -> None:
+    def __init__(
+        self, loop: Loop, channel: Channel[m.FromWorker, m.ToWorker], nursery: trio.Nursery, begin: m.Begin
+    ) -> None:
         self.name = begin.name
         self.role = begin.role
         self.site = begin.site
@@ -73,7 +74,8 @@ class DataWorker:
         self._reported: object = None
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._sockets_max = min(limits.STREAMS_PER_PROCESS, max(16, soft - limits.RESERVED_FDS))
-        self.loop = Loop(self._crashed)
+        self.loop = loop
+        loop.on_crash = self._crashed
         self._tasks = Tasks(nursery, self._crashed)
         self.targets = Targets()
         self.streams = Streams(self.loop, self, self._tally, self.snapshot)
@@ -86,15 +88,6 @@ class DataWorker:
         self.outbound = Outbound(self.loop, self._tasks, self.pool, self.streams, self)
 
     # --- tasks ----------------------------------------------------------------------------------------------------
-
-    async def drive(self) -> None:
-        """Sleep on the loop's descriptor, then turn it until it has nothing to do."""
-        fd = self.loop.fileno()
-        while True:
-            await trio.lowlevel.wait_readable(fd)
-            for _ in range(_TURNS_PER_WAKE):
-                if not self.loop.turn():
-                    break
 
     async def tick(self) -> None:
         while True:
@@ -423,21 +416,20 @@ class DataWorker:
         self.notice("internal-error", f"one connection was ended by {type(error).__name__}: {error}{where}")
 
 
-async def run(fd: int) -> None:
-    """Serve the supervisor at the other end of `fd` until it is gone."""
+async def run(loop: Loop, fd: int) -> None:
+    """Serve the supervisor at the other end of `fd` until it is gone. Runs as a guest of `loop`."""
     channel: Channel[m.FromWorker, m.ToWorker] = Channel(socket.socket(fileno=fd), m.ToWorker)
     begin, _ = await channel.receive()
     assert isinstance(begin, m.Begin)
     try:
         async with trio.open_nursery() as nursery:
             try:
-                worker = DataWorker(channel, nursery, begin)
+                worker = DataWorker(loop, channel, nursery, begin)
             except MeshError as exc:
                 await channel.send(m.Notice(event="worker-cannot-start", text=str(exc)))
                 return
             await channel.send(m.Started(pid=os.getpid()))
             nursery.start_soon(worker.targets.run)
-            nursery.start_soon(worker.drive)
             nursery.start_soon(worker.tick)
             nursery.start_soon(worker.report)
             await worker.obey()
@@ -449,7 +441,8 @@ def main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    trio.run(run, int(sys.argv[1]))
+    loop = Loop()
+    run_with_guest(loop, run, loop, int(sys.argv[1]))
 
 
 if __name__ == "__main__":

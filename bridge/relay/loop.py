@@ -1,4 +1,4 @@
-"""I/O: one epoll loop for everything that moves bytes. Its descriptor can itself be waited on, so trio sleeps on it.
+"""I/O: one epoll loop for everything that moves bytes. Trio runs inside it as a guest (`host_loop`).
 
 Rules: a handler never blocks and never waits; an exception in one handler ends that handler's connection, is counted,
 and nothing else notices; writes to tunnels are collected during a turn and go out once at its end.
@@ -38,7 +38,7 @@ class Loop:
     """Owner of the epoll descriptor and of who is called for which descriptor.
 
     Args:
-        on_crash: told of every exception that reached the loop.
+        on_crash: told of every exception that reached the loop; may be set later.
         clock: monotonic seconds; whoever hands times to what lives in this loop reads the same clock (`refresh`).
     """
 
@@ -51,7 +51,7 @@ class Loop:
         """Descriptors registered during this turn: an event of the batch at hand is not theirs, but that of a
         connection which had the same number and was closed a moment ago."""
         self._dirty: set[Flushable] = set()
-        self._on_crash = on_crash
+        self.on_crash = on_crash
         self._clock = clock
         self.now = clock()
         """Monotonic seconds at the start of this turn."""
@@ -84,11 +84,11 @@ class Loop:
         """Have `flush` called at the end of this turn (or by `settle`)."""
         self._dirty.add(flushable)
 
-    def turn(self) -> int:
-        """Handle what is ready now, without waiting; how many descriptors were."""
+    def turn(self, *, wait: bool = False) -> int:
+        """Handle what is ready now, or, with `wait`, as soon as something is; how many descriptors were."""
         fresh = self._fresh
         fresh.clear()
-        events = self._poller.poll(0, EVENTS_PER_TURN)
+        events = self._poller.poll(-1 if wait else 0, EVENTS_PER_TURN)
         self.now = self._clock()
         handlers = self._handlers
         for fd, mask in events:
@@ -115,8 +115,8 @@ class Loop:
     def count_crash(self, error: BaseException) -> None:
         """An exception that its finder has dealt with already."""
         self.crashes += 1
-        if self._on_crash is not None:
-            self._on_crash(error)
+        if self.on_crash is not None:
+            self.on_crash(error)
 
     def _crashed(self, owner: Ready | Flushable, error: Exception) -> None:
         self.count_crash(error)
