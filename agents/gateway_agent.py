@@ -40,6 +40,7 @@ from agents.node import Node, listen_on, warning
 from agents.supervisor import Latest
 from agents.workers import messages as m
 from bridge import limits
+from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
 from bridge.flows import Flow
@@ -353,7 +354,7 @@ class GatewayAgent(Node):
         except MeshError as exc:
             log.info("guest refused", remote=remote, reason=exc.what)
         except Exception as exc:
-            log.error("guest ended by a bug", remote=remote, error=repr(exc))
+            tell_bug("guest ended by a bug", exc, remote=remote)
         finally:
             if owned:
                 sock.close()

@@ -31,6 +31,7 @@ from agents.supervisor import Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
 from bridge import limits
+from bridge.bugs import tell_bug
 from bridge.dns.hosts_file import with_block, without_block
 from bridge.dns.hosts_file_edit import edit as edit_hosts_file
 from bridge.dns.server import serve as serve_dns
@@ -176,7 +177,7 @@ class HostAgent(Node):
                 self._alarms.pop("publish", None)
             except Exception as exc:  # what is known may be odd; that must not end what works
                 self._alarms["publish"] = f"what is known could not be put in force: {type(exc).__name__}; see the log"
-                log.error("a change could not be put in force", error=repr(exc), exc_info=True)
+                tell_bug("a change could not be put in force", exc)
 
     async def _save_changes(self) -> None:
         while True:
@@ -267,7 +268,7 @@ class HostAgent(Node):
         try:
             answer: m.PathFound | m.PathFailed = await self._links.find_path(peer)
         except Exception as exc:  # whoever waits for the path is to hear of it, and nothing else to notice
-            log.error("a path could not be asked for", peer=peer, error=repr(exc), exc_info=True)
+            tell_bug("a path could not be asked for", exc, peer=peer)
             answer = m.PathFailed(peer=peer, reason=f"internal error: {type(exc).__name__}")
         await self.worker.tell(answer)
 
@@ -351,7 +352,7 @@ class HostAgent(Node):
 
 
 def _dns_bug(error: Exception) -> None:
-    log.error("a DNS query was dropped by a bug", error=repr(error))
+    tell_bug("a DNS query was dropped by a bug", error)
 
 
 def _next_epoch(home: Path) -> int:

@@ -25,10 +25,13 @@ from agents import clock
 from agents.admin.server import AdminConnection, serve_admin
 from agents.estate import HomeConfig
 from agents.lifecycle import Lifecycle, say_ready
+from agents.loop_lag import LagStatus, watch_lag
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits, logs
+from bridge.bugs import take_bugs, tell_bug
 from bridge.counters import InstanceState
+from bridge.delays import Delays
 from bridge.errors import clock as clock_words
 from bridge.flow_log import FlowLog
 from bridge.flows import Flow
@@ -47,6 +50,7 @@ log = structlog.get_logger()
 VERSION = version("meshbridge")
 _BACKLOG = 1024
 _CLOCK_LOOK = 60.0
+_WATCH = 1.0
 _RETRY_SHARE = 0.05
 """A renewal that failed is tried again after this share of the certificate's life, or RENEWAL_RETRY if that is less."""
 
@@ -65,6 +69,7 @@ class Node:
         self.flow_log = FlowLog(home, monotonic=trio.current_time, now=clock.now)
         self.metrics_endpoint = parse_endpoint(metrics, zero_ok=True) if metrics else None
         self.metrics: Metrics = LiveMetrics(version=VERSION, now=clock.now) if metrics else NoMetrics()
+        self.loop_lag = LagStatus()
         self.started = clock.now()
         self.tunnels: tuple[m.TunnelState, ...] = ()
         self.streams = 0
@@ -163,6 +168,7 @@ class Node:
             await nursery.start(self.lifecycle.watch_signals)
             nursery.start_soon(self.worker.run)
             nursery.start_soon(self.flow_log.run)
+            nursery.start_soon(self._watch_itself)
             await self.start(nursery)
             await nursery.start(partial(serve_admin, self.home, self._admin))
             if self.metrics_endpoint is not None:
@@ -196,10 +202,21 @@ class Node:
         pages = Pages(metrics=self.metrics.render, ready=lambda: None if self.ready else "starting")
 
         def failed(error: BaseException) -> None:
-            log.error("metrics page failed", error=repr(error))
+            tell_bug("metrics page failed", error)
 
         bound = await nursery.start(partial(serve_metrics, endpoint, pages, report_error=failed))
         log.info("metrics are served", endpoint=str(bound))
+
+    async def _watch_itself(self) -> None:
+        """What a worker reports of itself, the supervisor counts of itself."""
+        lag = Delays()
+        self._nursery.start_soon(watch_lag, lag)
+        while True:
+            await trio.sleep(_WATCH)
+            counted = lag.take()
+            self.loop_lag.heard("supervisor", counted)
+            self.metrics.supervisor(counted, take_bugs())
+            self.metrics.flows_dropped(self.flow_log.dropped)
 
     async def _reloads(self) -> None:
         async for _ in self.lifecycle.reloads():
@@ -241,6 +258,8 @@ class Node:
             case m.WorkerReport():
                 self.tunnels, self.streams = message.tunnels, message.streams
                 self.metrics.absorb(message.counters, source=str(self.worker.pid))
+                self.loop_lag.heard("worker", message.counters.lag)
+                self.loop_lag.heard("turns", message.counters.turns)
                 for flow in message.flows:
                     self.flow_log.append(flow)
                 self.flowed(message.flows)
@@ -317,6 +336,7 @@ class Node:
             "policy_number": authority.policy_number,
             "worker": {"pid": self.worker.pid, "restarts": self.worker.restarts},
             "streams": self.streams,
+            "loop_lag": self.loop_lag.status(),
             "tunnels": [
                 {
                     "peer": f"{t.role}:{t.peer}",
@@ -341,6 +361,7 @@ class Node:
         if self.flow_log.dropped:
             reason = f": {self.flow_log.last_error}" if self.flow_log.last_error else ""
             found.append(warning("flows-dropped", f"{self.flow_log.dropped} flow records were dropped{reason}"))
+        found += [warning("loop-lag", text) for text in self.loop_lag.warnings()]
         if self.lifecycle.draining.is_set():
             found.append(warning("draining", "this node is draining"))
         return found

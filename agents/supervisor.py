@@ -24,6 +24,7 @@ from agents.backoff import Backoff
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from bridge import limits
+from bridge.bugs import tell_bug
 
 log = structlog.get_logger()
 
@@ -198,7 +199,7 @@ class DataWorkerProcess:
         try:
             await self._on_message(message, socks)
         except Exception as exc:  # what one message leads to must not end the node
-            log.error("a worker's message was lost to a bug", message=type(message).__name__, error=repr(exc))
+            tell_bug("a worker's message was lost to a bug", exc, message=type(message).__name__)
             for sock in socks:
                 sock.close()
 

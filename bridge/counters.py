@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Literal
 
 import msgspec
 
 from bridge import limits
+from bridge.delays import Buckets, DelayCounts, Delays, Seconds
 from bridge.flows import Count, Result
 
 Action = Literal["allow", "deny", "observe"]
@@ -23,10 +24,6 @@ InstanceState = Literal["passing", "failing", "unknown", "ejected", "draining"]
 OTHER = "other"
 """The name under which names beyond a bound are counted."""
 CONNECT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-LAG_BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0)
-
-Seconds = Annotated[float, msgspec.Meta(ge=0)]
-Buckets = Annotated[tuple[Count, ...], msgspec.Meta(max_length=64)]
 
 
 class ServiceCounts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -46,7 +43,9 @@ class CounterDeltas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         tunnels: open now, by `direct` or `gateway`.
         preauth: connections that have not proved who they are, now.
         connect_counts, connect_sum: times from request to ACCEPT, counted in CONNECT_BOUNDS.
-        lag_counts, lag_sum, lag_max: how late the worker's loop came round, counted in LAG_BOUNDS.
+        lag: how late the worker's timers were.
+        turns: how long the turns of its relay loop took.
+        errors: exceptions that ended one connection, stream or task, and should not have happened.
     """
 
     services: dict[str, ServiceCounts] = {}
@@ -56,15 +55,17 @@ class CounterDeltas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     handshakes: dict[Handshake, Count] = {}
     connect_counts: Buckets = ()
     connect_sum: Seconds = 0.0
-    lag_counts: Buckets = ()
-    lag_sum: Seconds = 0.0
-    lag_max: Seconds = 0.0
+    lag: DelayCounts = DelayCounts()
+    turns: DelayCounts = DelayCounts()
+    errors: Count = 0
 
 
 class Tally:
     """A worker's own counting: plain additions, cheap enough for the fast path. Not thread-safe."""
 
     def __init__(self) -> None:
+        self.lag = Delays()
+        self.errors = 0
         self._active: dict[str, int] = {}
         self._clear()
 
@@ -75,8 +76,7 @@ class Tally:
         self._handshakes: dict[Handshake, int] = {}
         self._connect = [0] * (len(CONNECT_BOUNDS) + 1)
         self._connect_sum = 0.0
-        self._lag = [0] * (len(LAG_BOUNDS) + 1)
-        self._lag_sum = self._lag_max = 0.0
+        self.errors = 0
 
     def stream_opened(self, service: str, connect_seconds: float) -> None:
         self._active[service] = self._active.get(service, 0) + 1
@@ -107,14 +107,16 @@ class Tally:
     def handshake(self, result: Handshake) -> None:
         self._handshakes[result] = self._handshakes.get(result, 0) + 1
 
-    def lag(self, seconds: float) -> None:
-        """How much later than due the loop came round."""
-        self._lag[bucket_of(LAG_BOUNDS, seconds)] += 1
-        self._lag_sum += max(seconds, 0.0)
-        self._lag_max = max(self._lag_max, seconds)
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to report that cannot wait for the next report there is anyway."""
+        late = self.lag.longest > limits.LAG_WARNED
+        return bool(self._active or self._results or self._decisions or self._handshakes or self.errors or late)
 
-    def take(self, *, direct_tunnels: int = 0, gateway_tunnels: int = 0, preauth: int = 0) -> CounterDeltas:
-        """Everything since the last take, with what is open now."""
+    def take(
+        self, *, direct_tunnels: int = 0, gateway_tunnels: int = 0, preauth: int = 0, turns: Delays | None = None
+    ) -> CounterDeltas:
+        """Everything since the last take, with what is open now; `turns` are those of the relay loop."""
         self._active = {service: count for service, count in self._active.items() if count > 0}
         services = {
             service: ServiceCounts(
@@ -133,9 +135,9 @@ class Tally:
             handshakes=self._handshakes,
             connect_counts=tuple(self._connect),
             connect_sum=self._connect_sum,
-            lag_counts=tuple(self._lag),
-            lag_sum=self._lag_sum,
-            lag_max=self._lag_max,
+            lag=self.lag.take(),
+            turns=turns.take() if turns is not None else DelayCounts(),
+            errors=self.errors,
         )
         self._clear()
         return taken

@@ -178,6 +178,15 @@ WORKER_SEND_TIMEOUT = 10.0
 RESERVED_FDS = 64
 """Kept free for the control path when data connections use up the rest (F29)."""
 
+LAG_PROBE = 0.1
+"""Between two looks at how late a timer is; 600 in a minute are enough for a 99th percentile, and cost nothing."""
+LAG_WINDOW = 60.0
+"""What `status` says of loop lag is that of about the last minute."""
+LAG_WARNED = 0.1
+"""A 99th percentile above this in the last minute is a warning: people begin to notice it in what they type."""
+REPORT_QUIET = 5.0
+"""A worker with nothing to tell says at least this often how late its loop was."""
+
 # --- Names --------------------------------------------------------------------------------------------------------
 DNS_TTL = 5
 """Seconds a client may keep an answer; addresses are stable, absence is not."""

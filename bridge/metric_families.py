@@ -100,27 +100,40 @@ class Gauge(Family):
 
 
 class Histogram:
-    """Durations in fixed buckets, without labels."""
+    """Durations in fixed buckets, without labels or with one whose values are all known."""
 
-    def __init__(self, name: str, help: str, bounds: Sequence[float]) -> None:
+    def __init__(
+        self, name: str, help: str, bounds: Sequence[float], *, label: str | None = None, values: Sequence[str] = ()
+    ) -> None:
         self.name = PREFIX + name
         self.help = help
         self.bounds = tuple(bounds)
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self._labels = (label,) if label is not None else ()
+        sets: list[tuple[str, ...]] = [(value,) for value in values] if label is not None else [()]
+        self._series = {labels: _Series(len(self.bounds) + 1) for labels in sets}
 
-    def add(self, counts: Sequence[int], total: float) -> None:
+    def add(self, counts: Sequence[int], total: float, *value: str) -> None:
         """Adds what another process counted in the same buckets (`counters.bucket_of`)."""
-        for index, count in enumerate(counts[: len(self.counts)]):
-            self.counts[index] += count
-        self.sum += total
+        series = self._series[value]
+        for index, count in enumerate(counts[: len(series.counts)]):
+            series.counts[index] += count
+        series.sum += total
 
     def collect(self) -> Iterable[HistogramMetricFamily]:
-        family = HistogramMetricFamily(self.name, self.help)
-        running = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*map(str, self.bounds), "+Inf"), self.counts, strict=True):
-            running += count
-            buckets.append((bound, float(running)))
-        family.add_metric([], buckets, self.sum)
+        family = HistogramMetricFamily(self.name, self.help, labels=self._labels)
+        for value, series in self._series.items():
+            running = 0
+            buckets: list[tuple[str, float]] = []
+            for bound, count in zip((*map(str, self.bounds), "+Inf"), series.counts, strict=True):
+                running += count
+                buckets.append((bound, float(running)))
+            family.add_metric(value, buckets, series.sum)
         yield family
+
+
+class _Series:
+    """One label set of a histogram."""
+
+    def __init__(self, buckets: int) -> None:
+        self.counts = [0] * buckets
+        self.sum = 0.0

@@ -12,9 +12,12 @@ from typing import Protocol
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 
-from bridge.counters import CONNECT_BOUNDS, LAG_BOUNDS, CounterDeltas, InstanceState
+from bridge.counters import CONNECT_BOUNDS, CounterDeltas, InstanceState
+from bridge.delays import BOUNDS, DelayCounts
 from bridge.flows import RESULTS
 from bridge.metric_families import Counter, Gauge, Histogram
+
+_PROCESSES = ("supervisor", "worker")
 
 
 class Metrics(Protocol):
@@ -22,6 +25,9 @@ class Metrics(Protocol):
 
     def absorb(self, deltas: CounterDeltas, *, source: str) -> None:
         """Adds a report. What is open `now` replaces what the same source (a worker's pid, say) said before."""
+
+    def supervisor(self, lag: DelayCounts, errors: int) -> None:
+        """Adds what the supervisor counted of itself since it last did."""
 
     def forget(self, source: str) -> None:
         """That worker has ended: nothing of it is open any more. What it counted stays."""
@@ -46,6 +52,9 @@ class NoMetrics:
     """Counts nothing."""
 
     def absorb(self, deltas: CounterDeltas, *, source: str) -> None:
+        pass
+
+    def supervisor(self, lag: DelayCounts, errors: int) -> None:
         pass
 
     def forget(self, source: str) -> None:
@@ -82,6 +91,9 @@ class LiveMetrics:
         self._open_now: dict[str, CounterDeltas] = {}
         self._declare(self._services_known)
         self._build.set(1, version)
+        for process in _PROCESSES:
+            self._lag_max.set(0, process)
+            self._errors.add(0, process)
         self.registry = CollectorRegistry()
         for family in self._families:
             self.registry.register(family)
@@ -121,8 +133,20 @@ class LiveMetrics:
             "handshakes", "Tunnel handshakes.", closed={"result": values("ok", "failed", "refused", "timeout")}
         )
         self._connect = Histogram("connect_duration_seconds", "From request to accepted stream.", CONNECT_BOUNDS)
-        self._lag = Histogram("loop_lag_seconds", "How late a worker's loop came round.", LAG_BOUNDS)
-        self._lag_max = Gauge("loop_lag_max_seconds", "The longest loop lag since the page was last read.")
+        self._lag = Histogram(
+            "loop_lag_seconds", "How late timers were, by process.", BOUNDS, label="process", values=_PROCESSES
+        )
+        self._lag_max = Gauge(
+            "loop_lag_max_seconds",
+            "The longest loop lag since the page was last read.",
+            closed={"process": values(*_PROCESSES)},
+        )
+        self._turns = Histogram("loop_turn_seconds", "How long turns of the workers' relay loops took.", BOUNDS)
+        self._errors = Counter(
+            "internal_errors",
+            "Errors of our own, each of which ended one connection, stream or task.",
+            closed={"process": values(*_PROCESSES)},
+        )
         self._expiry = Gauge("certificate_expiry_timestamp_seconds", "When this node's certificate ends.")
         self._age = Gauge("snapshot_age_seconds", "Since the snapshot in force was known to be current.")
         self._number = Gauge("snapshot_number", "Number of the last authority entry in force.")
@@ -143,9 +167,17 @@ class LiveMetrics:
         for handshake, count in deltas.handshakes.items():
             self._handshakes.add(count, handshake)
         self._connect.add(deltas.connect_counts, deltas.connect_sum)
-        self._lag.add(deltas.lag_counts, deltas.lag_sum)
-        self._lag_max.set(max(deltas.lag_max, self._lag_max.values.get((), 0.0)))
+        self._turns.add(deltas.turns.counts, deltas.turns.sum)
+        self._itself("worker", deltas.lag, deltas.errors)
         self._open_now[source] = deltas
+
+    def supervisor(self, lag: DelayCounts, errors: int) -> None:
+        self._itself("supervisor", lag, errors)
+
+    def _itself(self, process: str, lag: DelayCounts, errors: int) -> None:
+        self._lag.add(lag.counts, lag.sum, process)
+        self._lag_max.set(max(lag.longest, self._lag_max.values[(process,)]), process)
+        self._errors.add(errors, process)
 
     def forget(self, source: str) -> None:
         self._open_now.pop(source, None)
@@ -181,5 +213,6 @@ class LiveMetrics:
         if self._as_of is not None:
             self._age.set(max(0.0, self._now() - self._as_of))
         page = generate_latest(self.registry)
-        self._lag_max.set(0.0)
+        for process in _PROCESSES:
+            self._lag_max.set(0.0, process)
         return page

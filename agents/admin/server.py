@@ -23,7 +23,7 @@ import trio
 from agents.admin.client import call, stream, take_over
 from agents.admin.wire import FILE, Answer, Request, WireError, decode_request, encode_line, read_line, socket_address
 from bridge import limits
-from bridge.logs import get_logger
+from bridge.bugs import tell_bug
 from inventory.errors import AnswerIsNo, InputError, InternalError, MeshError, Unavailable
 
 __all__ = ["AdminConnection", "Handler", "Peer", "call", "serve_admin", "stream", "take_over"]
@@ -96,8 +96,8 @@ class AdminConnection:
             return Answer(False, error=WireError.of(exc))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None  # the client went away
-        except Exception:
-            get_logger().error("admin command failed by our own bug", command=command, exc_info=True)
+        except Exception as exc:
+            tell_bug("admin command failed by our own bug", exc, command=command)
             what = "the agent failed at this command; that is a bug"
             return Answer(False, error=WireError.of(InternalError(what, hint="see the agent's log")))
         return answer
@@ -228,8 +228,8 @@ async def _guarded(stream: trio.SocketStream, *, handler: Handler, free: trio.Ca
             await stream.send_all(encode_line(Answer(False, error=WireError.of(exc))))
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client went away
-    except Exception:
-        get_logger().error("admin connection failed by our own bug", exc_info=True)
+    except Exception as exc:
+        tell_bug("admin connection failed by our own bug", exc)
     finally:
         release()
         await trio.aclose_forcefully(stream)

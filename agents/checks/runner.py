@@ -17,7 +17,7 @@ from agents.checks.probes import Outcome, run_probe
 from agents.checks.spec import CheckSpec
 from agents.checks.state import Verdict
 from bridge import limits
-from bridge.logs import get_logger
+from bridge.bugs import tell_bug
 from inventory.endpoints import Endpoint
 from inventory.model import Health
 
@@ -99,6 +99,6 @@ class Checker:
     async def _ask(self, instance_id: str, watched: Watched) -> Outcome:
         try:
             return await self._probe(watched.spec, watched.target)
-        except Exception:  # a bug in one probe must not take the health of all instances with it
-            get_logger().error("check failed by our own bug", instance=instance_id, exc_info=True)
+        except Exception as exc:  # a bug in one probe must not take the health of all instances with it
+            tell_bug("check failed by our own bug", exc, instance=instance_id)
             return Outcome(False, "the check itself failed; see the log")

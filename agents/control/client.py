@@ -22,6 +22,7 @@ from agents.control.channel import ControlChannel, ControlEnded
 from agents.control.parts import Parts
 from agents.supervisor import Latest
 from bridge import limits
+from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.flows import Flow
 from bridge.lines import plain
@@ -121,7 +122,7 @@ class GatewayLink:
             reason = f"out of descriptors: {first_words(group)}"
         except* Exception as group:
             reason = "internal error"
-            log.error("control link ended by a bug", gateway=self.gateway, error=repr(group))
+            tell_bug("control link ended by a bug", group, gateway=self.gateway)
         finally:
             was, self.connected, self._channel = self.connected, False, None
             self._forget_questions()

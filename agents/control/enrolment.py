@@ -26,6 +26,7 @@ from agents.control.guest_tls import GuestStream, GuestTls
 from agents.estate import Home
 from agents.knowledge.key_holders import claim_key, holder_of
 from bridge import limits
+from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.identity import contexts
 from bridge.identity.issuer import IssuanceRecord, Issuer, read_csr, refuse_foreign_key
@@ -175,7 +176,7 @@ class EnrolmentServer:
             except MeshError as exc:
                 log.error("enrolment failed here", remote=remote, reason=str(exc), hint=exc.hint)
             except Exception as exc:  # the guard of this connection: no guest ends the gateway
-                log.error("enrolment ended by a bug", remote=remote, error=repr(exc))
+                tell_bug("enrolment ended by a bug", exc, remote=remote)
             return None
         log.info("enrolment guest took too long", remote=remote)
         return None

@@ -26,6 +26,7 @@ from agents.control.parts import split
 from agents.control.publisher import EstateView, Sent, update_for
 from agents.supervisor import Latest
 from bridge import limits
+from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.flows import Flow
 from inventory.errors import MeshError, Unavailable
@@ -134,7 +135,7 @@ class ControlServer:
         except* MeshError as group:
             session.ended = first_words(group)
         except* Exception as group:
-            log.error("control session ended by a bug", host=host, error=repr(group), reason=first_words(group))
+            tell_bug("control session ended by a bug", group, host=host)
         finally:
             await self._over(session)
 

@@ -9,6 +9,7 @@ that is busy stalls nothing that is known. Reads top to bottom: messages in, the
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import resource
 import socket
@@ -19,6 +20,7 @@ from pathlib import Path
 
 import trio
 
+from agents.loop_lag import watch_lag
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from agents.workers.inbound import Inbound
@@ -72,6 +74,7 @@ class DataWorker:
         self._notices = 0
         self._notices_lost = 0
         self._reported: object = None
+        self._reported_at = -math.inf
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._sockets_max = min(limits.STREAMS_PER_PROCESS, max(16, soft - limits.RESERVED_FDS))
         self.loop = loop
@@ -91,9 +94,7 @@ class DataWorker:
 
     async def tick(self) -> None:
         while True:
-            due = trio.current_time() + _TICK
-            await trio.sleep_until(due)
-            self._tally.lag(trio.current_time() - due)
+            await trio.sleep(_TICK)
             self.loop.now = time.monotonic()
             self.pool.tick()
             self.streams.tick()
@@ -124,14 +125,19 @@ class DataWorker:
             )
             for t in self.pool.all()
         )
-        gateway = sum(1 for t in tunnels if t.via)
-        counters = self._tally.take(
-            direct_tunnels=len(tunnels) - gateway, gateway_tunnels=gateway, preauth=self.inbound.waiting
-        )
         streams = self.streams.count
         shape = (tuple((t.peer, t.role, t.via, t.streams) for t in tunnels), streams)
-        if flows or shape != self._reported or counters.services or counters.handshakes or counters.decisions:
-            self._reported = shape
+        now = trio.current_time()
+        # What is taken from the tally has to be sent, or it would be counted nowhere.
+        if flows or shape != self._reported or self._tally.has_news or now - self._reported_at > limits.REPORT_QUIET:
+            self._reported, self._reported_at = shape, now
+            gateway = sum(1 for t in tunnels if t.via)
+            counters = self._tally.take(
+                direct_tunnels=len(tunnels) - gateway,
+                gateway_tunnels=gateway,
+                preauth=self.inbound.waiting,
+                turns=self.loop.turns,
+            )
             await self._channel.send(m.WorkerReport(tunnels=tunnels, streams=streams, counters=counters, flows=flows))
 
     async def obey(self) -> None:
@@ -406,7 +412,11 @@ class DataWorker:
         finally:
             self._notices -= 1
 
+    async def watch(self) -> None:
+        await watch_lag(self._tally.lag)
+
     def _crashed(self, error: BaseException) -> None:
+        self._tally.errors += 1
         where = ""
         if error.__traceback__ is not None:
             frame = error.__traceback__
@@ -432,6 +442,7 @@ async def run(loop: Loop, fd: int) -> None:
             nursery.start_soon(worker.targets.run)
             nursery.start_soon(worker.tick)
             nursery.start_soon(worker.report)
+            nursery.start_soon(worker.watch)
             await worker.obey()
     except* ChannelClosed:
         pass  # the supervisor is gone: so is our reason to be

@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from bridge.delays import Delays
+
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
 ERROR = select.EPOLLERR
@@ -58,6 +60,8 @@ class Loop:
         self.buffered = 0
         """Bytes that wait in this process for slow readers behind streams."""
         self.crashes = 0
+        self.turns = Delays()
+        """How long turns took that had something to do."""
 
     def fileno(self) -> int:
         return self._poller.fileno()
@@ -100,6 +104,8 @@ class Loop:
                     self._crashed(handler, error)
         if self._dirty:
             self.settle()
+        if events:
+            self.turns.add(self._clock() - self.now)
         return len(events)
 
     def settle(self) -> None:

@@ -18,14 +18,14 @@ def test_a_report_holds_what_happened_since_the_last_and_what_is_open() -> None:
     tally.moved("web", bytes_in=10, bytes_out=20)
     tally.decision("allow")
     tally.handshake("ok")
-    tally.lag(0.2)
+    tally.lag.add(0.2)
     first = tally.take(direct_tunnels=1, gateway_tunnels=2, preauth=3)
     assert first.services["web"].results == {"ok": 1}
     assert first.services["web"].active == 1
     assert (first.services["web"].bytes_in, first.services["web"].bytes_out) == (10, 20)
     assert first.services["db"].results == {"refused": 1}
     assert first.tunnels == {"direct": 1, "gateway": 2}
-    assert (first.preauth, first.decisions, first.handshakes, first.lag_max) == (3, {"allow": 1}, {"ok": 1}, 0.2)
+    assert (first.preauth, first.decisions, first.handshakes, first.lag.longest) == (3, {"allow": 1}, {"ok": 1}, 0.2)
     assert sum(first.connect_counts) == 2 and first.connect_counts[-1] == 1
     second = tally.take()
     assert second.services["web"].active == 1
@@ -41,7 +41,7 @@ def test_a_report_survives_the_socketpair() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ['{"preauth":-1}', '{"services":{"a":{"active":-1}}}', '{"decisions":{"maybe":1}}', '{"lag_sum":-1}']
+    "text", ['{"preauth":-1}', '{"services":{"a":{"active":-1}}}', '{"decisions":{"maybe":1}}', '{"lag":{"sum":-1}}']
 )
 def test_a_report_with_impossible_numbers_is_refused(text: str) -> None:
     with pytest.raises(msgspec.ValidationError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.counters import Tally
+from bridge.delays import Delays
 from bridge.metrics import LiveMetrics, Metrics, NoMetrics
 
 
@@ -78,10 +79,28 @@ def test_c43_names_that_peers_make_up_add_one_series() -> None:
 
 def test_the_longest_lag_is_told_once() -> None:
     metrics, tally = live(), Tally()
-    tally.lag(0.7)
+    tally.lag.add(0.7)
     metrics.absorb(tally.take(), source="1")
-    assert samples(metrics)["meshbridge_loop_lag_max_seconds"] == 0.7
-    assert samples(metrics)["meshbridge_loop_lag_max_seconds"] == 0
+    assert samples(metrics)["meshbridge_loop_lag_max_seconds,worker"] == 0.7
+    assert samples(metrics)["meshbridge_loop_lag_max_seconds,worker"] == 0
+
+
+def test_the_processes_of_a_node_are_told_apart() -> None:
+    metrics, tally, turns, own = live(), Tally(), Delays(), Delays()
+    tally.lag.add(0.015)
+    tally.errors = 2
+    turns.add(0.003)
+    own.add(0.3)
+    metrics.absorb(tally.take(turns=turns), source="1")
+    metrics.supervisor(own.take(), 1)
+    found = samples(metrics)
+    assert found["meshbridge_loop_lag_seconds_sum,worker"] == 0.015
+    assert found["meshbridge_loop_lag_seconds_bucket,0.02,worker"] == 1
+    assert found["meshbridge_loop_lag_seconds_bucket,0.2,supervisor"] == 0
+    assert found["meshbridge_loop_lag_seconds_bucket,0.5,supervisor"] == 1
+    assert found["meshbridge_loop_turn_seconds_sum"] == 0.003
+    assert found["meshbridge_internal_errors_total,worker"] == 2
+    assert found["meshbridge_internal_errors_total,supervisor"] == 1
 
 
 def test_two_metrics_share_nothing() -> None:
@@ -94,6 +113,7 @@ def test_no_metrics_takes_everything_and_says_nothing() -> None:
     metrics: Metrics = NoMetrics()
     metrics.absorb(Tally().take(), source="1")
     metrics.forget("1")
+    metrics.supervisor(Delays().take(), 0)
     metrics.estate(services=[], number=1, as_of=1.0)
     metrics.instances({})
     metrics.certificate_expires(1.0)

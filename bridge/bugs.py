@@ -1,0 +1,34 @@
+"""I/O: (the log) errors of our own that a guard caught: each ended one thing, is told once, and is counted.
+
+Every guard of a supervisor ends here, so that `meshbridge_internal_errors_total` misses none. A worker has no log; it
+counts in its Tally and tells its supervisor.
+"""
+
+from __future__ import annotations
+
+from bridge.logs import get_logger
+
+_ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
+_caught = 0
+
+
+def tell_bug(event: str, error: BaseException, **about: object) -> None:
+    """A guard caught `error`; `event` says what it ended."""
+    global _caught
+    _caught += 1
+    get_logger().error(event, exc_info=error, **about)
+
+
+def take_bugs() -> int:
+    """How many were told since the last take."""
+    global _caught
+    taken, _caught = _caught, 0
+    return taken
+
+
+def ends_the_process(error: BaseException) -> bool:
+    """Whether somebody wants this process to end. Everything else that reaches a guard of code that does not wait is a
+    bug, whatever its class: a stray cancellation as well."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(ends_the_process(one) for one in error.exceptions)
+    return isinstance(error, _ENDINGS)
