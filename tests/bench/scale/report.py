@@ -1,0 +1,83 @@
+"""I/O: a run of the scale benchmark as a table, as JSON, as pictures and as a marked part of docs/performance.md."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from tests.bench.report import with_section
+from tests.bench.scale.figures import Figure, Section
+
+BEGIN, END = "<!-- make bench-scale writes from here -->", "<!-- to here: bench-scale -->"
+_VERDICT = {True: "met", False: "MISSED", None: ""}
+
+
+class Report:
+    """Everything that is said about one run."""
+
+    def __init__(self, sections: Sequence[Section], about: Mapping[str, str]) -> None:
+        self._sections = sections
+        self._about = about
+
+    def print_table(self) -> None:
+        """To standard output."""
+        console = Console(width=None if Console().is_terminal else 120)
+        table = Table(title="one gateway, many hosts", title_justify="left")
+        table.add_column("")
+        for head in ("value", "goal", ""):
+            table.add_column(head, justify="right")
+        for section in self._sections:
+            table.add_row(f"[bold]{section.title}[/]", end_section=False)
+            for figure in section.figures:
+                cells = _cells(figure)
+                style = {"met": "green", "MISSED": "red"}.get(cells[-1])
+                table.add_row(f"  {cells[0]}", *cells[1:-1], f"[{style}]{cells[-1]}[/]" if style else cells[-1])
+        console.print(table)
+        for text in self._notes():
+            console.print(text, markup=False, highlight=False)
+
+    def _notes(self) -> list[str]:
+        judged = [figure.met for section in self._sections for figure in section.figures if figure.met is not None]
+        notes = [note for section in self._sections for note in section.notes]
+        return [
+            f"Goals met: {sum(judged)} of {len(judged)}.",
+            "; ".join(f"{name}: {value}" for name, value in self._about.items()) + ".",
+            *notes,
+        ]
+
+    def write(self, folder: Path) -> None:
+        """result.json and the pictures."""
+        folder.mkdir(parents=True, exist_ok=True)
+        everything = {
+            "machine": dict(self._about),
+            "sections": [dataclasses.asdict(section) for section in self._sections],
+        }
+        (folder / "result.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+
+    def publish(self, page: Path) -> bool:
+        """Replace the marked part of a page, if it has one."""
+        text = page.read_text(encoding="utf-8")
+        if BEGIN not in text:
+            return False
+        page.write_text(with_section(text, self._markdown(), BEGIN, END), encoding="utf-8")
+        return True
+
+    def _markdown(self) -> str:
+        lines = []
+        for section in self._sections:
+            lines += [f"**{section.title}**", "", "| | value | goal | |", "|---|---:|---:|---|"]
+            lines += ["| " + " | ".join(_cells(figure)) + " |" for figure in section.figures]
+            lines.append("")
+        lines += [f"- {note}" for note in self._notes()]
+        return "\n".join(lines)
+
+
+def _cells(figure: Figure) -> list[str]:
+    metric = figure.metric
+    goal = "" if figure.goal is None else f"≤ {metric.shown(figure.goal)}"
+    return [figure.title, metric.shown(figure.value), goal, _VERDICT[figure.met]]
