@@ -10,6 +10,7 @@ import dataclasses
 import resource
 import socket
 from collections import OrderedDict
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,8 @@ from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import HomeConfig, load_config, open_registry
 from agents.knowledge.ledger import Ledger
-from agents.knowledge.placement import (
-    PlacementFile,
-    check_report,
-    decode_placement,
-    encode_placement,
-    is_dialable,
-    usable_health,
-)
+from agents.knowledge.placement import check_report, is_dialable, usable_health
+from agents.knowledge.placement_rows import PlacementRows, placement_of
 from agents.node import Node, listen_on, warning
 from agents.supervisor import Latest
 from agents.workers import messages as m
@@ -45,19 +40,21 @@ from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
 from bridge.flows import Flow
 from bridge.identity.issuer import IssuanceRecord, Issuer, make_csr, read_csr
+from inventory.authority import AuthorityState
 from inventory.authority.enrolments import read_enrolment
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
-from inventory.home import lock_home, read_file, read_secret, write_file
-from inventory.model import Health, Instance, Presence
+from inventory.health import HealthByHost
+from inventory.home import lock_home, read_secret
+from inventory.model import Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
+from inventory.policy_rules import Rule
 from inventory.registries.embedded import EmbeddedRegistry
-from inventory.snapshot import Snapshot
+from inventory.snapshot import Snapshot, Touched
 
 log = structlog.get_logger()
 
 _PREFACE_RELAY = b"MBR1 "
 _PREFACE_ENROL = b"MBE1\n"
-_PLACEMENT_FILE = "placement.json"
 _REFUSALS_LOGGED = 3
 _FDS_PER_PATH = 8
 """Two sockets and two pipes in the worker, and room for all that is no path."""
@@ -94,15 +91,25 @@ class GatewayAgent(Node):
         """Host -> the highest entry that it says it has seen, where we have not."""
         self._latest, self._slicer = ledger.latest, ledger.slicer
         self._everybody = for_everybody(ledger.state)
-        placement = _load_placement(home)
+        self._keys: frozenset[str] = frozenset()
+        """Of the entries by which the ledger is ahead of the snapshot, as far as they were taken from it."""
+        self._moved: set[str] = set()
+        """Hosts whose placement changed while a snapshot was being made."""
+        self._worker_knows: AuthorityState | None = None
+        ledger.take_touched()
+        self._rows = PlacementRows(home)
+        self._unsaved: set[str] = set()
+        """Hosts whose placement on disk is not what it is now."""
+        placement = self._rows.load()
         self.snapshot = Snapshot(
             authority=ledger.state,
             allows=ledger.allows,
             presence=placement.presence,
             reported=placement.reported,
-            health=placement.health,
+            health=HealthByHost(placement.health),
             revision=1,
         )
+        self.snapshot.prepare()
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -144,29 +151,53 @@ class GatewayAgent(Node):
                 await trio.sleep(limits.REGISTRY_RETRY)
 
     async def _authority_changed(self) -> None:
-        before, ledger = self.snapshot, self._ledger
-        self._latest, self._slicer = ledger.latest, ledger.slicer
-        self._everybody = for_everybody(ledger.state)
-        hosts = ledger.state.hosts
-        self.snapshot = before.evolved(
-            authority=ledger.state,
-            allows=ledger.allows,
-            presence={host: known for host, known in before.presence.items() if host in hosts},
-            reported={host: known for host, known in before.reported.items() if host in hosts},
-            revision=before.revision + 1,
-        )
+        ledger, state = self._ledger, self._ledger.state
+        self._keys |= ledger.take_touched()
+        touched = Touched(keys=self._keys)
+        latest, slicer = ledger.latest, ledger.slicer
+        after = await self._with_authority(state, ledger.allows, touched)
+        if any(key.startswith(("operator/", "gateway/")) for key in touched.keys):
+            self._everybody = for_everybody(state)
+        self.snapshot, self._latest, self._slicer, self._keys = after, latest, slicer, frozenset()
         self._control.publish()  # first: a revocation waits for nobody
-        self._ahead = {host: number for host, number in self._ahead.items() if number > ledger.state.number}
-        for host in self._control.hosts:
-            if self._gone(host) is not None:
-                # It is told first, so that its own agent can say why (its streams are cut at both ends in any case).
-                self._nursery.start_soon(self._end_session, host)
-        if any(self._gone(host) is not None for host in self._control.hosts):
+        self.count_instances(after, touched.named)
+        self._ahead = {host: number for host, number in self._ahead.items() if number > state.number}
+        gone = [host for host in touched.named if self._control.holds(host) and self._gone(host) is not None]
+        for host in gone:
+            # It is told first, so that its own agent can say why (its streams are cut at both ends in any case).
+            self._nursery.start_soon(self._end_session, host)
+        if gone:
             # The worker closes that host's tunnel, and with it the stream on which it is told why.
             await trio.sleep(limits.REVOCATION_NOTICE)
         await self._tell_worker()
         for path_id in self._paths.forget(lambda host: self._gone(host) is not None):
             await self.worker.tell(m.Unjoin(id=path_id, reason="an end of the path is revoked or removed"))
+
+    async def _with_authority(self, state: AuthorityState, allows: tuple[Rule, ...], touched: Touched) -> Snapshot:
+        """The snapshot with what the operator says now, and without what removed hosts said."""
+
+        def made_from(base: Snapshot, moved: Touched) -> Snapshot:
+            placed = self.snapshot
+            changes: dict[str, Any] = {
+                "presence": placed.presence,
+                "reported": placed.reported,
+                "health": placed.health,
+            }
+            gone = {host for host in touched.named if host not in state.hosts}
+            if gone:
+                self._unsaved |= gone
+                changes["presence"] = {host: known for host, known in placed.presence.items() if host not in gone}
+                changes["reported"] = {host: known for host, known in placed.reported.items() if host not in gone}
+                changes["health"] = placed.health.without(gone)
+            return base.evolved(moved, authority=state, allows=allows, **changes, revision=placed.revision + 1)
+
+        self._moved.clear()
+        after = made_from(self.snapshot, touched)
+        if "index" not in after.__dict__:
+            # Another policy: 10,000 rules are arranged in a thread, while hosts go on reporting to the one before.
+            await trio.to_thread.run_sync(after.prepare)
+            after = made_from(after, Touched(hosts=frozenset(self._moved)))
+        return after
 
     def _gone(self, host: str) -> str | None:
         """Why a host has no business here; None when it has."""
@@ -183,11 +214,12 @@ class GatewayAgent(Node):
 
     async def _tell_worker(self) -> None:
         # A gateway's worker decides who may connect, not which service may be used: it needs hosts and revocations.
-        state = dataclasses.replace(self.snapshot.authority, invites={}, instances={}, numbers={}, policy=None)
-        await self.worker.know(m.Authority(state=state, allows=()))
-        self.metrics.estate(
-            services=self.snapshot.services.keys(), number=self.snapshot.authority.number, as_of=clock.now()
-        )
+        authority = self.snapshot.authority
+        state = dataclasses.replace(authority, invites={}, instances={}, numbers={}, policy=None, number=0, head="")
+        if state != self._worker_knows:
+            self._worker_knows = state
+            await self.worker.know(m.Authority(state=state, allows=()))
+        self.metrics.estate(services=self.snapshot.services.keys(), number=authority.number, as_of=clock.now())
 
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
 
@@ -217,7 +249,8 @@ class GatewayAgent(Node):
             log.warning("a host advertises what nobody can dial", host=host, advertise=advertise)
             advertise = None
         presence = Presence(host=host, online=True, advertise=advertise, gateways=(self.name,))
-        self._place(presence={**self.snapshot.presence, host: presence})
+        if self.snapshot.presence.get(host) != presence:
+            self._place([host], presence={**self.snapshot.presence, host: presence})
 
     def disconnected(self, host: str) -> None:
         """It may be back at once, and its peers may still reach it: it counts as here for one more lease."""
@@ -228,37 +261,39 @@ class GatewayAgent(Node):
 
     def reported(self, host: str, report: c.Report) -> None:
         self._streams_of[host] = report.streams
-        authority = self.snapshot.authority
+        before = self.snapshot
+        authority, placed, known = before.authority, before.placed_on(host), before.reported.get(host, ())
         try:
-            instances, refused = check_report(authority, host, report.instances, most=limits.INSTANCES_PER_HOST)
+            instances, refused = check_report(
+                authority, host, report.instances, most=limits.INSTANCES_PER_HOST, placed=placed, known=known
+            )
         except InputError as exc:
             log.warning("a report was refused; what the host reported before stays", host=host, reason=exc.what)
             return
         for reason in refused[:_REFUSALS_LOGGED]:
             log.warning("part of a report was refused", host=host, reason=reason, refused=len(refused))
-        mine = {i.id for i in instances} | {i.id for i in self.snapshot.authority.instances.values() if i.host == host}
-        health = {i: h for i, h in self.snapshot.health.items() if i.split("/")[1:2] != [host]}
+        mine = {i.id for i in (*instances, *placed)}
         sound = {i: usable_health(h, i, authority) for i, h in report.health.items() if i in mine}
-        health.update({i: h for i, h in sound.items() if h is not None})
-        reported = dict(self.snapshot.reported)
-        reported.pop(host, None)
-        if instances:
-            reported[host] = instances
-        if reported != self.snapshot.reported or health != self.snapshot.health:
-            self._place(reported=reported, health=health)
+        health = {i: h for i, h in sound.items() if h is not None}
+        changes: dict[str, Any] = {}
+        if instances != known:
+            changes["reported"] = {name: offer for name, offer in before.reported.items() if name != host}
+            if instances:
+                changes["reported"][host] = instances
+        if health != before.health_on(host):
+            changes["health"] = before.health.with_host(host, health)
+        if changes:
+            self._place([host], **changes)
 
-    def _place(
-        self,
-        *,
-        presence: dict[str, Presence] | None = None,
-        reported: dict[str, tuple[Instance, ...]] | None = None,
-        health: dict[str, Health] | None = None,
-    ) -> None:
-        changes: dict[str, Any] = {"presence": presence, "reported": reported, "health": health}
-        given = {name: value for name, value in changes.items() if value is not None}
-        self.snapshot = self.snapshot.evolved(**given, revision=self.snapshot.revision + 1)
-        self.count_instances(self.snapshot)
+    def _place(self, hosts: Iterable[str], **changes: Any) -> None:
+        """Placement is otherwise now: `presence`, `reported` or `health` of these hosts."""
+        touched = Touched(hosts=frozenset(hosts))
+        before = self.snapshot
+        self.snapshot = before.evolved(touched, **changes, revision=before.revision + 1)
+        self.count_instances(self.snapshot, touched.hosts)
         self._control.publish()
+        self._moved |= touched.hosts
+        self._unsaved |= touched.hosts
         self._save.ask()
 
     def host_flowed(self, host: str, records: tuple[Flow, ...]) -> None:
@@ -289,13 +324,13 @@ class GatewayAgent(Node):
             gone = [host for host, until in self._leases.items() if until < now]
             for host in gone:
                 del self._leases[host]
-            presence = dict(self.snapshot.presence)
+            away = {}
             for host in gone:
-                known = presence.get(host)
-                if known is not None and known.online and host not in self._control.hosts:
-                    presence[host] = Presence(host=host, online=False, advertise=known.advertise)
-            if gone and presence != self.snapshot.presence:
-                self._place(presence=presence)
+                known = self.snapshot.presence.get(host)
+                if known is not None and known.online and not self._control.holds(host):
+                    away[host] = Presence(host=host, online=False, advertise=known.advertise)
+            if away:
+                self._place(away, presence={**self.snapshot.presence, **away})
 
     # --- guests ---------------------------------------------------------------------------------------------------
 
@@ -396,12 +431,19 @@ class GatewayAgent(Node):
         while True:
             await self._save.asked()
             await trio.sleep(limits.SAVE_DELAY)
-            text = encode_placement(self.snapshot, clock.now())
+            hosts, self._unsaved = self._unsaved, set()
+            rows = [(host, placement_of(self.snapshot, host)) for host in hosts]
             try:
-                await trio.to_thread.run_sync(write_file, self.home / _PLACEMENT_FILE, text)
+                await trio.to_thread.run_sync(partial(self._rows.save, rows, at=clock.now()))
                 self._alarms.pop("save", None)
             except MeshError as exc:
+                self._unsaved |= hosts
                 self._alarms["save"] = f"placement is not saved: {exc}"
+                await trio.sleep(limits.SAVE_RETRY)
+                self._save.ask()
+
+    def close(self) -> None:
+        self._rows.close()
 
     # --- commands -------------------------------------------------------------------------------------------------
 
@@ -413,7 +455,7 @@ class GatewayAgent(Node):
             case "hosts":
                 return {
                     name: {
-                        "online": name in self._control.hosts,
+                        "online": self._control.holds(name),
                         "advertise": p.advertise,
                         "streams": self._streams_of.get(name, 0),
                     }
@@ -435,7 +477,7 @@ class GatewayAgent(Node):
         except ControlEnded as exc:
             raise Unavailable(exc.what) from None
         except Unavailable:
-            if host in self._control.hosts or command == "cut":
+            if self._control.holds(host) or command == "cut":
                 raise
             return {"online": False, "streams": []}
         return {"online": True, "cut": answer.cut, "streams": [msgspec.to_builtins(f) for f in answer.streams]}
@@ -472,7 +514,7 @@ class GatewayAgent(Node):
             return "revoked"
         if host is not None and host.draining is not None:
             return "draining"
-        return "online" if name in self._control.hosts else "away"
+        return "online" if self._control.holds(name) else "away"
 
     def warnings(self) -> list[dict[str, str]]:
         found = [warning(code, text, severity="error") for code, text in self._alarms.items()]
@@ -483,15 +525,6 @@ class GatewayAgent(Node):
         if self.snapshot.authority.policy is None:
             found.append(warning("no-policy", "no policy is applied, so nothing is allowed"))
         return found
-
-
-def _load_placement(home: Path) -> PlacementFile:
-    path = home / _PLACEMENT_FILE
-    try:
-        return decode_placement(read_file(path)) if path.exists() else PlacementFile()
-    except MeshError as exc:
-        log.error("placement on disk cannot be used; hosts will report again", reason=str(exc))
-        return PlacementFile()
 
 
 def _paths_max() -> int:
@@ -531,4 +564,8 @@ async def run(home: Path, *, metrics: str | None = None) -> int:
         async with open_registry(home) as registry:
             ledger = Ledger(registry, home, config.genesis)
             await ledger.load()
-            return await GatewayAgent(home, config, registry, ledger, metrics=metrics).run()
+            agent = GatewayAgent(home, config, registry, ledger, metrics=metrics)
+            try:
+                return await agent.run()
+            finally:
+                agent.close()

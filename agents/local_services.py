@@ -59,7 +59,9 @@ class LocalServices:
     def refused(self, authority: AuthorityState) -> list[str]:
         """Of services.toml, what every gateway will refuse, in the words it will use (H25)."""
         try:
-            return check_report(authority, self._host, self.declared, most=limits.INSTANCES_PER_HOST)[1]
+            placed = [i for i in authority.instances.values() if i.host == self._host]
+            most = limits.INSTANCES_PER_HOST
+            return check_report(authority, self._host, self.declared, most=most, placed=placed)[1]
         except InputError as exc:
             return [exc.what]
 

@@ -11,7 +11,7 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from importlib.metadata import version
 from itertools import count
@@ -24,13 +24,13 @@ import trio
 from agents import clock
 from agents.admin.server import AdminConnection, serve_admin
 from agents.estate import HomeConfig
+from agents.instance_counts import InstanceCounts
 from agents.lifecycle import Lifecycle, say_ready
 from agents.loop_lag import LagStatus, watch_lag
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits, logs
 from bridge.bugs import take_bugs, tell_bug
-from bridge.counters import InstanceState
 from bridge.delays import Delays
 from bridge.errors import clock as clock_words
 from bridge.flow_log import FlowLog
@@ -79,6 +79,9 @@ class Node:
         self._root = root_certificate
         self._nursery: trio.Nursery
         self._ids = count(1)
+        self._count = Latest()
+        self._counted: Snapshot
+        self._instances = InstanceCounts()
         self._stream_lists: dict[int, trio.MemorySendChannel[m.StreamList]] = {}
         begin = m.Begin(
             home=str(home),
@@ -173,6 +176,7 @@ class Node:
             await nursery.start(partial(serve_admin, self.home, self._admin))
             if self.metrics_endpoint is not None:
                 await self._serve_metrics(nursery, self.metrics_endpoint)
+                nursery.start_soon(self._count_changes)
             nursery.start_soon(self._reloads)
             nursery.start_soon(self._renewals)
             self.ready = True
@@ -302,14 +306,19 @@ class Node:
             self._stream_lists.pop(number, None)
         raise Unavailable("the data worker does not answer", hint="see the agent's log")
 
-    def count_instances(self, snapshot: Snapshot) -> None:
-        """Instances by service and state, for metrics."""
-        counts: dict[tuple[str, InstanceState], int] = {}
-        for service in snapshot.services.values():
-            for instance in service.instances:
-                state: InstanceState = "draining" if instance.draining else snapshot.health_of(instance).state
-                counts[service.name, state] = counts.get((service.name, state), 0) + 1
-        self.metrics.instances(counts)
+    def count_instances(self, snapshot: Snapshot, touched: Iterable[str] | None = None) -> None:
+        """Instances by service and state, for metrics; `touched` are the hosts that changed, None for all."""
+        if self.metrics_endpoint is not None:
+            self._instances.touched(touched)
+            self._counted = snapshot
+            self._count.ask()
+
+    async def _count_changes(self) -> None:
+        """Nobody reads the page more often than once a second, and a count may be of many services."""
+        while True:
+            await self._count.asked()
+            self.metrics.instances(self._instances.count(self._counted))
+            await trio.sleep(limits.COUNT_INTERVAL)
 
     # --- the admin socket -----------------------------------------------------------------------------------------
 

@@ -170,6 +170,8 @@ RENEWAL_RETRY = 30.0
 """Between two tries to get a new certificate; there are hours left when the first is made."""
 SAVE_DELAY = 0.2
 """Changes of what is known are written to disk together, at most this late."""
+COUNT_INTERVAL = 1.0
+"""Instances are counted for the metrics page at most this often: what reads it does so every few seconds."""
 SAVE_RETRY = 5.0
 """Between two tries to write them to a disk that is full or broken (F26)."""
 WORKER_START_TIMEOUT = 10.0

@@ -13,12 +13,41 @@ from functools import cached_property
 from typing import Any
 
 from inventory.authority.state import AuthorityState
+from inventory.health import HealthByHost, host_of
 from inventory.model import Health, Host, Instance, Presence, Service
 from inventory.names import SpiffeId
 from inventory.policy_index import PolicyIndex
 from inventory.policy_rules import Rule
 
 UNKNOWN_HEALTH = Health()
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """What may differ from one snapshot to a later one with the same policy. Never less than what does: who knows what
+    a change touched spares the others from being looked at."""
+
+    hosts: frozenset[str] = frozenset()
+    """Whose presence, reported instances or health may differ."""
+    keys: frozenset[str] = frozenset()
+    """Keys of the entries (`host/vm1`) that may differ."""
+
+    def __or__(self, other: Touched) -> Touched:
+        return Touched(self.hosts | other.hosts, self.keys | other.keys)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The hosts that the keys are about: by their own entry, a revocation, or an instance placed on them."""
+        names = set()
+        for key in self.keys:
+            kind, _, rest = key.partition("/")
+            if kind == "host":
+                names.add(rest)
+            elif kind == "revoke" and rest.startswith("host/"):
+                names.add(rest.removeprefix("host/"))
+            elif kind == "service":
+                names.add(host_of(rest))
+        return frozenset(names)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,9 +61,13 @@ class Snapshot:
     """By host name."""
     reported: Mapping[str, tuple[Instance, ...]] = field(default_factory=dict)
     """Host name -> what that host says it serves."""
-    health: Mapping[str, Health] = field(default_factory=dict)
+    health: HealthByHost = field(default_factory=HealthByHost)
     """By Instance.id."""
     revision: int = 0
+
+    def health_on(self, host: str) -> Mapping[str, Health]:
+        """What is known of the instances on one host, by their ids."""
+        return self.health.on(host)
 
     @cached_property
     def rules(self) -> tuple[Rule, ...]:
@@ -54,6 +87,11 @@ class Snapshot:
                 by_name.setdefault(instance.service, []).append(instance)
         return {name: self._service_of(name, instances) for name, instances in by_name.items()}
 
+    def prepare(self) -> None:
+        """Derive now what `evolved` carries over and every question needs: with 100,000 instances it takes a moment."""
+        for _ in (self.services, self.services_by_target, self.hosts_by_source, self._revoked_hosts):
+            pass
+
     def host(self, name: str) -> Host | None:
         """The host as its operator signed it, revoked or not."""
         return self.authority.hosts.get(name)
@@ -62,7 +100,7 @@ class Snapshot:
         return self.services.get(name)
 
     def health_of(self, instance: Instance) -> Health:
-        return self.health.get(instance.id, UNKNOWN_HEALTH)
+        return self.health_on(instance.host).get(instance.id, UNKNOWN_HEALTH)
 
     def spiffe_id(self, host: str) -> str:
         return str(SpiffeId(self.authority.trust_domain, "host", host))
@@ -104,6 +142,10 @@ class Snapshot:
         """Pattern number (see `PolicyIndex.source_patterns`) -> the hosts that it means, revoked or not."""
         return _inverted((host.name, self.index.source_patterns(host)) for host in self.authority.hosts.values())
 
+    def placed_on(self, host: str) -> tuple[Instance, ...]:
+        """The instances that the operator placed on this host, whether or not they count."""
+        return self._signed.get(host, ())
+
     def offers(self, host: str) -> tuple[Instance, ...]:
         """The instances on this host that count."""
         return self._offers.get(host, ())
@@ -117,9 +159,9 @@ class Snapshot:
 
     @cached_property
     def _signed(self) -> dict[str, tuple[Instance, ...]]:
-        """Host name -> the instances that the operator placed on it."""
+        """Host name -> the instances that the operator placed on it, in the order of their ids."""
         by_host: dict[str, list[Instance]] = {}
-        for instance in self.authority.instances.values():
+        for _, instance in sorted(self.authority.instances.items()):
             by_host.setdefault(instance.host, []).append(instance)
         return {host: tuple(instances) for host, instances in by_host.items()}
 
@@ -150,26 +192,38 @@ class Snapshot:
         signed = (instance for instance in ordered if instance.id in self.authority.instances)
         return Service(name=name, port=next(signed, ordered[0]).port, instances=ordered)
 
-    def evolved(self, **changes: Any) -> Snapshot:
-        """A snapshot with other values for some of the fields, equal to one made anew, at the cost of the change."""
+    def evolved(self, touched: Touched | None = None, **changes: Any) -> Snapshot:
+        """A snapshot with other values for some of the fields, equal to one made anew, at the cost of the change.
+
+        Args:
+            touched: at least what differs, when the caller knows it; otherwise it is found by comparing.
+            changes: the new values.
+        """
         after = replace(self, **changes)
         same_policy = after.authority.policy is self.authority.policy and (
             after.allows is self.allows or after.allows == self.allows
         )
+        same_authority = after.authority is self.authority
+        # Each is put into the new snapshot's dictionary, where `cached_property` looks first.
+        kept = after.__dict__
         for name in ("rules", "index"):
             if same_policy and name in self.__dict__:
-                after.__dict__[name] = self.__dict__[name]
-        if same_policy and after.authority is self.authority and "hosts_by_source" in self.__dict__:
-            after.__dict__["hosts_by_source"] = self.hosts_by_source
+                kept[name] = self.__dict__[name]
         for name in ("_signed", "_revoked_hosts"):
-            if after.authority is self.authority and name in self.__dict__:
-                after.__dict__[name] = self.__dict__[name]
+            if same_authority and name in self.__dict__:
+                kept[name] = self.__dict__[name]
+        if not same_authority and touched is not None and "_signed" in self.__dict__:
+            kept["_signed"] = _signed_after(self, after, touched)
         if "services" in self.__dict__:
-            offers, services = _derive(self, after)
-            after.__dict__["_offers"] = offers
-            after.__dict__["services"] = services
+            names = _touched_hosts(self, after) if touched is None else touched.hosts | touched.named
+            kept["_offers"], kept["services"], changed = _derive(self, after, names)
             if same_policy and "services_by_target" in self.__dict__:
-                after.__dict__["services_by_target"] = _targets_after(self, after)
+                kept["services_by_target"] = _targets_after(self, after, changed)
+        if same_policy and "hosts_by_source" in self.__dict__:
+            if same_authority:
+                kept["hosts_by_source"] = self.hosts_by_source
+            elif touched is not None:
+                kept["hosts_by_source"] = _sources_after(self, after, touched.named)
         return after
 
 
@@ -181,8 +235,25 @@ def _inverted(items: Iterable[tuple[str, Iterable[int]]]) -> dict[int, tuple[str
     return {number: tuple(found) for number, found in names.items()}
 
 
+def _reinverted(
+    inverted: Mapping[int, tuple[str, ...]], changes: Iterable[tuple[str, Iterable[int], Iterable[int]]]
+) -> Mapping[int, tuple[str, ...]]:
+    """As `_inverted`, where some names (name, numbers before, numbers after) have others; itself when none has."""
+    found: dict[int, tuple[str, ...]] | None = None
+    for name, numbers_before, numbers_after in changes:
+        before, after = set(numbers_before), set(numbers_after)
+        if before == after:
+            continue
+        found = dict(inverted) if found is None else found
+        for number in before - after:
+            found[number] = tuple(other for other in found[number] if other != name)
+        for number in after - before:
+            found[number] = (*found.get(number, ()), name)
+    return inverted if found is None else found
+
+
 def _touched_hosts(old: Snapshot, new: Snapshot) -> set[str]:
-    """Hosts whose instances may count differently now."""
+    """Hosts whose instances may count differently now, found by comparing all."""
     names = old.reported.keys() | new.reported.keys()
     touched = {name for name in names if old.reported.get(name) is not new.reported.get(name)}
     if old.authority is new.authority:
@@ -199,44 +270,91 @@ def _touched_hosts(old: Snapshot, new: Snapshot) -> set[str]:
     return touched
 
 
-def _derive(old: Snapshot, new: Snapshot) -> tuple[dict[str, tuple[Instance, ...]], Mapping[str, Service]]:
-    """The offers and services of `new`, starting from those of `old`."""
-    touched = _touched_hosts(old, new)
-    offers = dict(old._offers)
+def _signed_after(old: Snapshot, new: Snapshot, touched: Touched) -> dict[str, tuple[Instance, ...]]:
+    """`_signed` of `new`, from the keys of the entries that differ."""
+    ids: dict[str, list[str]] = {}
+    for key in touched.keys:
+        if key.startswith("service/"):
+            instance_id = key.removeprefix("service/")
+            ids.setdefault(host_of(instance_id), []).append(instance_id)
+    signed = dict(old._signed)
+    for host, changed in ids.items():
+        mine = {instance.id: instance for instance in signed.get(host, ())}
+        for instance_id in changed:
+            placed = new.authority.instances.get(instance_id)
+            if placed is None:
+                mine.pop(instance_id, None)
+            else:
+                mine[instance_id] = placed
+        if mine:
+            signed[host] = tuple(mine[instance_id] for instance_id in sorted(mine))
+        else:
+            signed.pop(host, None)
+    return signed
+
+
+def _derive(
+    old: Snapshot, new: Snapshot, touched: Iterable[str]
+) -> tuple[dict[str, tuple[Instance, ...]], Mapping[str, Service], set[str]]:
+    """The offers and services of `new`, starting from those of `old`, and the names of the services that differ."""
+    offers = old._offers
     names: set[str] = set()
+    changed: set[str] = set()
     added: dict[str, list[Instance]] = {}
     for host in touched:
-        names.update(instance.service for instance in offers.pop(host, ()))
-        offer = new._offer(host)
+        offer, before = new._offer(host), old._offers.get(host, ())
+        placed, placed_before = new._signed.get(host, ()), old._signed.get(host, ())
+        if offer == before and placed == placed_before:
+            continue
+        if placed != placed_before:
+            names.update(instance.service for instance in (*placed, *placed_before))
+        if offers is old._offers:
+            offers = dict(offers)
         if offer:
             offers[host] = offer
+        else:
+            offers.pop(host, None)
+        changed.add(host)
+        known = {instance.id: instance for instance in before}
         for instance in offer:
-            added.setdefault(instance.service, []).append(instance)
-    if not names and not added:
-        return offers, old.services
+            if known.pop(instance.id, None) != instance:
+                names.add(instance.service)
+        names.update(instance.service for instance in known.values())
+    for host in changed:
+        for instance in offers.get(host, ()):
+            if instance.service in names:
+                added.setdefault(instance.service, []).append(instance)
+    if not names and not changed:
+        return offers, old.services, names
     services = dict(old.services)
-    for name in names | added.keys():
-        before = services.pop(name, None)
-        kept = [i for i in before.instances if i.host not in touched] if before is not None else []
+    differing = set()
+    for name in names:
+        before_service = services.pop(name, None)
+        kept = [i for i in before_service.instances if i.host not in changed] if before_service is not None else []
         instances = kept + added.get(name, [])
-        if instances:
-            service = new._service_of(name, instances)
-            services[name] = before if before is not None and before == service else service
-    return offers, services
+        service = new._service_of(name, instances) if instances else None
+        if service is not None:
+            services[name] = before_service if before_service is not None and before_service == service else service
+        if before_service != service:
+            differing.add(name)
+    return offers, services, differing
 
 
-def _targets_after(old: Snapshot, new: Snapshot) -> Mapping[int, tuple[str, ...]]:
-    """`services_by_target` of `new`, whose policy is that of `old`."""
-    services = dict(old.services_by_target)
-    for name in old.services.keys() | new.services.keys():
-        if old.services.get(name) is new.services.get(name):
-            continue
-        before, after = set(old._target_patterns(name)), set(new._target_patterns(name))
-        for number in before - after:
-            services[number] = tuple(other for other in services[number] if other != name)
-        for number in after - before:
-            services[number] = (*services.get(number, ()), name)
-    return services
+def _targets_after(old: Snapshot, new: Snapshot, names: Iterable[str]) -> Mapping[int, tuple[str, ...]]:
+    """`services_by_target` of `new`, whose policy is that of `old`, where these services differ."""
+    changes = ((name, old._target_patterns(name), new._target_patterns(name)) for name in names)
+    return _reinverted(old.services_by_target, changes)
+
+
+def _sources_after(old: Snapshot, new: Snapshot, names: Iterable[str]) -> Mapping[int, tuple[str, ...]]:
+    """`hosts_by_source` of `new`, whose policy is that of `old`, where these hosts' entries may differ."""
+
+    def patterns(snapshot: Snapshot, name: str) -> list[int]:
+        host = snapshot.host(name)
+        return [] if host is None else snapshot.index.source_patterns(host)
+
+    changes = ((name, patterns(old, name), patterns(new, name)) for name in names)
+    return _reinverted(old.hosts_by_source, changes)
 
 
 @dataclass(frozen=True, slots=True)

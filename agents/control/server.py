@@ -99,6 +99,10 @@ class ControlServer:
     def hosts(self) -> frozenset[str]:
         return frozenset(self._sessions)
 
+    def holds(self, host: str) -> bool:
+        """Whether the host has a session here."""
+        return host in self._sessions
+
     def publish(self) -> None:
         """Something changed: every session looks whether its host must know."""
         for session in self._sessions.values():

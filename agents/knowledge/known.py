@@ -28,6 +28,7 @@ from agents.knowledge.placement import (
 )
 from inventory.authority import Slice
 from inventory.errors import InputError, MeshError
+from inventory.health import HealthByHost
 from inventory.home import read_file, write_file
 from inventory.policy_document import PolicySlice, verify_slice
 from inventory.policy_rules import Rule
@@ -67,7 +68,7 @@ class Known:
             allows=_rules(slice_, leaves),
             presence=placement.presence,
             reported=placement.reported,
-            health=placement.health,
+            health=HealthByHost(placement.health),
         )
         return cls(slice_, leaves, snapshot, placement.at)
 
@@ -123,13 +124,13 @@ class Known:
         same_policy = after.policy_number == before.authority.policy_number
         leaves = update.leaves if update.leaves is not None else self.leaves if same_policy else ()
         allows = before.allows if leaves is self.leaves and same_policy else _rules(slice_, leaves)
-        base = before.evolved(presence={}, reported={}, health={}) if update.full else before
+        base = before.evolved(presence={}, reported={}, health=HealthByHost()) if update.full else before
         snapshot = before.evolved(
             authority=after,
             allows=allows,
             presence=_merged(base.presence, {h: usable_presence(p, h, after) for h, p in update.presence.items()}),
             reported=_merged(base.reported, {h: usable_instances(i, h, after) for h, i in update.reported.items()}),
-            health=_merged(base.health, {i: usable_health(h, i, after) for i, h in update.health.items()}),
+            health=base.health.changed({i: usable_health(h, i, after) for i, h in update.health.items()}),
             revision=update.revision,
         )
         return replace(self, slice=slice_, leaves=leaves, snapshot=snapshot, as_of=at)

@@ -13,7 +13,7 @@ import msgspec
 import trio
 
 from agents.knowledge.verified_log import VerifiedLog
-from inventory.authority import AuthorityState, SignedEntry, read_log, refuse_rollback
+from inventory.authority import AuthorityState, PolicyBody, SignedEntry, read_log, refuse_rollback
 from inventory.errors import InputError
 from inventory.home import read_file, write_file
 from inventory.policy_document import PolicyDocument, PolicySlicer, verify_document
@@ -60,6 +60,12 @@ class Ledger:
         self.latest: Mapping[str, SignedEntry] = {}
         self.allows: tuple[Rule, ...] = ()
         self.slicer: PolicySlicer | None = None
+        self._touched: frozenset[str] = frozenset()
+
+    def take_touched(self) -> frozenset[str]:
+        """Keys of the entries by which the state differs from what it was when this was last called."""
+        touched, self._touched = self._touched, frozenset()
+        return touched
 
     async def load(self) -> None:
         """The whole log, verified from the beginning.
@@ -89,8 +95,10 @@ class Ledger:
             allows, slicer = self.allows, self.slicer
             if state.policy is not None and state.policy_number != self.state.policy_number:
                 document = await _policy_document(self._registry, state.policy_number)
-                allows, slicer = verify_document(state.policy, document), PolicySlicer(document)
+                # In a thread: hashing and reading 10,000 rules takes a good part of a second.
+                allows, slicer = await trio.to_thread.run_sync(_proved, state.policy, document)
             self.state, self.latest, self.allows, self.slicer = state, latest, allows, slicer
+            self._touched |= self._log.take_touched()
             return True
 
     async def remember(self) -> None:
@@ -104,6 +112,10 @@ class Ledger:
             text = msgspec.json.encode(Seen(state.number, state.head))
             await trio.to_thread.run_sync(write_file, self._home / SEEN_FILE, text)
             self._remembered = state.number
+
+
+def _proved(policy: PolicyBody, document: PolicyDocument) -> tuple[tuple[Rule, ...], PolicySlicer]:
+    return verify_document(policy, document), PolicySlicer(document)
 
 
 async def _policy_document(registry: Registry, number: int) -> PolicyDocument:

@@ -4,6 +4,8 @@ node starts from what was true last (design: last known good).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from bridge.lines import plain
@@ -47,9 +49,23 @@ def decode_placement(data: bytes) -> PlacementFile:
 
 
 def check_report(
-    authority: AuthorityState, host: str, instances: tuple[Instance, ...], *, most: int
+    authority: AuthorityState,
+    host: str,
+    instances: tuple[Instance, ...],
+    *,
+    most: int,
+    placed: Iterable[Instance],
+    known: Iterable[Instance] = (),
 ) -> tuple[tuple[Instance, ...], list[str]]:
     """What of a host's own report counts, and why the rest does not (C10, H25, H26, H27).
+
+    Args:
+        authority: what the operator signed.
+        host: who reports.
+        instances: what it reports.
+        most: how many one host may report.
+        placed: what the operator placed on the host: it may serve more of the same.
+        known: what was found usable before and need not be looked at again.
 
     Raises:
         InputError: more instances than one host may report.
@@ -58,13 +74,16 @@ def check_report(
         raise InputError(f"host {host} reports {len(instances)} instances, at most {most} are allowed")
     entry = authority.hosts.get(host)
     allowed = set(entry.serves) if entry is not None else set()
-    allowed.update(i.service for i in authority.instances.values() if i.host == host)
+    allowed.update(i.service for i in placed)
+    usable = {i.id: i for i in known}
     good, refused = [], []
     for instance in instances:
         if instance.host != host:
             refused.append(f"host {host} cannot speak for host {shown(instance.host)}")
         elif instance.service not in allowed:
             refused.append(f"host {host} may not serve {shown(instance.service)}{_owners(authority, instance.service)}")
+        elif usable.get(instance.id) == instance:
+            good.append(instance)
         elif (why := why_unusable(instance)) is not None:
             refused.append(f"instance {shown(instance.id)} cannot be used: {why}")
         else:

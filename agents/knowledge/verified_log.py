@@ -39,6 +39,12 @@ class VerifiedLog:
         self.state = AuthorityState()
         self.latest: dict[str, SignedEntry] = {}
         """The newest entry of every key, removals included."""
+        self.touched: frozenset[str] = frozenset()
+        """Keys of the entries read since somebody last took them (`take_touched`)."""
+
+    def take_touched(self) -> frozenset[str]:
+        touched, self.touched = self.touched, frozenset()
+        return touched
 
     async def refresh(self) -> bool:
         """Read and verify what is new; whether there was anything.
@@ -52,11 +58,10 @@ class VerifiedLog:
             if not new:
                 return False
             state = verify_log(new, self.state)
-            latest = dict(self.latest)
-            for signed in new:
-                # Verified a line above; this reads it a second time only for its key.
-                latest[entry_key(msgspec.json.decode(signed.payload, type=Entry).body)] = signed
-            self.state, self.latest = state, latest
+            # Verified a line above; this reads them a second time only for their keys.
+            keyed = {entry_key(msgspec.json.decode(signed.payload, type=Entry).body): signed for signed in new}
+            self.state, self.latest = state, {**self.latest, **keyed}
+            self.touched |= keyed.keys()
             return True
 
     async def _read_new(self) -> list[SignedEntry]:

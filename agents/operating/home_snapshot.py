@@ -10,8 +10,10 @@ from pathlib import Path
 from agents.estate import Home, inspect, load_config
 from agents.knowledge.known import PLACEMENT_FILE, Known
 from agents.knowledge.placement import PlacementFile, decode_placement
+from agents.knowledge.placement_rows import load_rows
 from agents.operating.policy import read_policy
 from inventory.errors import MeshError
+from inventory.health import HealthByHost
 from inventory.home import read_file
 from inventory.snapshot import Snapshot
 
@@ -29,14 +31,17 @@ async def load_snapshot(home: Path) -> Snapshot:
             allows=allows,
             presence=placed.presence,
             reported=placed.reported,
-            health=placed.health,
+            health=HealthByHost(placed.health),
         )
 
 
 def load_placement(home: Path) -> PlacementFile:
-    """Where things were, as a gateway on this home last knew; nothing when there is no such file or it is damaged."""
+    """Where things were, as the node of this home last knew; nothing when there is no such file or it is damaged."""
     path = home / PLACEMENT_FILE
     try:
+        rows = load_rows(home)
+        if rows is not None:
+            return rows
         return decode_placement(read_file(path)) if path.exists() else PlacementFile()
     except MeshError:
         return PlacementFile()

@@ -43,6 +43,7 @@ from bridge.tunnels.frames import Open, Reason, encode_open
 from bridge.tunnels.session import Stream
 from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, MeshError, Unavailable
+from inventory.health import HealthByHost
 from inventory.model import Instance
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
@@ -238,7 +239,7 @@ class DataWorker:
             self.snapshot.evolved(
                 presence=message.presence,
                 reported=message.reported,
-                health=message.health,
+                health=HealthByHost(message.health),
                 revision=message.revision,
             )
         )

@@ -306,8 +306,7 @@ def _site_of(snapshot: Snapshot, instance: Instance) -> str | None:
 
 
 def _healthy(snapshot: Snapshot, instance: Instance) -> bool:
-    health = snapshot.health.get(instance.id)
-    return health is None or health.state != "failing"
+    return snapshot.health_of(instance).state != "failing"
 
 
 def _serves(snapshot: Snapshot, instance: Instance) -> bool:

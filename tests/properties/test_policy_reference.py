@@ -6,6 +6,7 @@
 import os
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,7 @@ from bridge.policy.explain import explain
 from bridge.policy.permits import PermitCache
 from inventory.snapshot import Snapshot
 from inventory.visibility import visible
-from tests.support.estates import NOON, USERS, WORDS, random_snapshot
+from tests.support.estates import NOON, USERS, WORDS, random_snapshot, touched
 from tests.support.reference_policy import may
 
 EXAMPLES = int(os.environ.get("MESHBRIDGE_EXAMPLES", "3000"))
@@ -155,16 +156,17 @@ def test_an_evolved_snapshot_equals_one_made_anew(seed: int) -> None:
             visible(snapshot, host)
         other = random_snapshot(rng)
         mixed = replace(snapshot.authority, instances=other.authority.instances)
-        snapshot = snapshot.evolved(
-            **rng.choice(
-                [
-                    {"reported": other.reported},
-                    {"authority": other.authority},
-                    {"authority": mixed, "allows": other.allows},
-                    {"revision": 7},
-                ]
-            )
+        changes: dict[str, Any] = rng.choice(
+            [
+                {"reported": other.reported},
+                {"authority": replace(other.authority, policy=snapshot.authority.policy)},
+                {"authority": other.authority},
+                {"authority": mixed, "allows": other.allows},
+                {"revision": 7},
+            ]
         )
+        known = touched(snapshot, replace(snapshot, **changes)) if rng.random() < 0.5 else None
+        snapshot = snapshot.evolved(known, **changes)
         anew = Snapshot(snapshot.authority, snapshot.allows, reported=snapshot.reported)
         assert snapshot.services == anew.services
         assert snapshot.rules == anew.rules

@@ -30,6 +30,7 @@ from inventory.authority import (
     verify_log,
 )
 from inventory.authority.entries import Entry
+from inventory.health import HealthByHost
 from inventory.model import Health, Host, Instance, Presence
 from inventory.policy_document import PolicyDocument, PolicySlicer, build, verify_document
 from inventory.snapshot import Snapshot
@@ -125,7 +126,9 @@ class Gateway:
             allows=verify_document(state.policy, self._document),
             presence={h: Presence(host=h, online=rng.random() < 0.7) for h in state.hosts if rng.random() < 0.8},
             reported=reported,
-            health={i: Health(state=rng.choice(["passing", "failing"])) for i in ids if rng.random() < 0.7},
+            health=HealthByHost(
+                {i: Health(state=rng.choice(["passing", "failing"])) for i in ids if rng.random() < 0.7}
+            ),
             revision=self.snapshot.revision + 1,
         )
 

@@ -9,7 +9,7 @@ from inventory.authority.entries import PolicyBody, RevokeBody
 from inventory.authority.state import AuthorityState
 from inventory.model import Host, Instance
 from inventory.policy_rules import Effect, Rule
-from inventory.snapshot import Snapshot
+from inventory.snapshot import Snapshot, Touched
 
 NOON = 1_800_000_000.0
 """2027-01-15 08:00:00 UTC, a Friday."""
@@ -80,6 +80,23 @@ def snapshot(
         allows=tuple(r for r in every if r.effect == "allow"),
         reported=reported or {},
     )
+
+
+def touched(old: Snapshot, new: Snapshot) -> Touched:
+    """What differs, found by comparing everything."""
+
+    def differing(before: Mapping[str, object], after: Mapping[str, object]) -> set[str]:
+        return {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+
+    a, b = old.authority, new.authority
+    ill = {i.split("/")[1] for i in differing(old.health, new.health)}
+    hosts = differing(old.presence, new.presence) | differing(old.reported, new.reported) | ill
+    revoked = {
+        sid.removeprefix("spiffe://t.internal/") for sid in differing(a.revoked_identities, b.revoked_identities)
+    }
+    keys = {f"host/{name}" for name in differing(a.hosts, b.hosts)}
+    keys |= {f"service/{i}" for i in differing(a.instances, b.instances)} | {f"revoke/{name}" for name in revoked}
+    return Touched(frozenset(hosts), frozenset(keys | differing(a.numbers, b.numbers)))
 
 
 def random_snapshot(rng: random.Random) -> Snapshot:

@@ -8,6 +8,7 @@ from agents.knowledge.placement import PlacementFile, check_report, decode_place
 from bridge import limits
 from inventory.authority import AuthorityState
 from inventory.errors import InputError
+from inventory.health import HealthByHost
 from inventory.model import Health, Host, Instance, Presence
 from tests.support.estates import authority, instance, snapshot
 
@@ -18,7 +19,8 @@ def estate() -> AuthorityState:
 
 
 def report(*instances: Instance, host: str = "vm1", most: int = 10) -> tuple[tuple[Instance, ...], list[str]]:
-    return check_report(estate(), host, instances, most=most)
+    placed = [i for i in estate().instances.values() if i.host == host]
+    return check_report(estate(), host, instances, most=most, placed=placed)
 
 
 def test_a_host_may_report_what_its_entry_lets_it_serve() -> None:
@@ -48,6 +50,15 @@ def test_h25_a_name_that_nobody_owns_is_refused_too() -> None:
     assert report(instance("nothing", "vm1"))[1] == ["host vm1 may not serve 'nothing'"]
 
 
+def test_what_was_usable_before_is_still_asked_whether_it_may_be_served() -> None:
+    mine = instance("web", "vm1")
+    assert check_report(estate(), "vm1", (mine,), most=10, placed=(), known=(mine,)) == ((mine,), [])
+    no_longer = instance("cards", "vm1")
+    assert check_report(estate(), "vm1", (no_longer,), most=10, placed=(), known=(no_longer,))[0] == ()
+    odd = instance("web", "vm1", port=99999)
+    assert check_report(estate(), "vm1", (odd,), most=10, placed=(), known=(mine,))[0] == ()
+
+
 def test_a_host_that_nobody_signed_reports_nothing() -> None:
     assert report(instance("web", "vm9"), host="vm9")[0] == ()
 
@@ -55,7 +66,7 @@ def test_a_host_that_nobody_signed_reports_nothing() -> None:
 def test_h26_ten_thousand_instances_of_one_host_are_refused_as_a_whole() -> None:
     many = tuple(instance("web", "vm1", target=f"10.0.{n // 250}.{n % 250}:9000") for n in range(10_000))
     with pytest.raises(InputError, match="host vm1 reports 10000 instances, at most 1000 are allowed"):
-        check_report(estate(), "vm1", many, most=limits.INSTANCES_PER_HOST)
+        report(*many, most=limits.INSTANCES_PER_HOST)
 
 
 TEMPLATES = ["{{ 7*7 }}", "${PATH}", "%(name)s", "../../etc/passwd", "`id`", "$(id)", "\x1b]0;x\x07"]
@@ -103,7 +114,7 @@ def test_placement_comes_back_from_disk() -> None:
     mine = instance("web", "vm1", target="127.0.0.1:9001")
     before = snapshot([Host(name="vm1", serves=("web",))], reported={"vm1": (mine,)}).evolved(
         presence={"vm1": Presence(host="vm1", online=True, gateways=("gw1",))},
-        health={mine.id: Health(state="failing", reason="down")},
+        health=HealthByHost({mine.id: Health(state="failing", reason="down")}),
     )
     file = decode_placement(encode_placement(before, 17.5))
     assert file.at == 17.5

@@ -1,5 +1,6 @@
 import time
 
+from inventory.health import HealthByHost
 from inventory.model import Health, Host, Instance, Presence
 from inventory.policy_index import PolicyIndex
 from inventory.snapshot import Snapshot, diff
@@ -68,7 +69,7 @@ def test_health_is_unknown_until_it_is_told():
     one = instance("ledger", "db")
     made = snapshot([DB], [one])
     assert made.health_of(one).state == "unknown"
-    assert made.evolved(health={one.id: Health(state="passing")}).health_of(one).state == "passing"
+    assert made.evolved(health=HealthByHost({one.id: Health(state="passing")})).health_of(one).state == "passing"
 
 
 def test_diff_names_what_changed():
@@ -76,7 +77,7 @@ def test_diff_names_what_changed():
     old = snapshot([WEB, DB], [one, two])
     assert diff(old, old.evolved(revision=2)) == diff(old, old)
     assert not diff(old, old).services and not diff(old, old).hosts and not diff(old, old).policy
-    assert diff(old, old.evolved(health={one.id: Health(state="failing")})).services == {"ledger"}
+    assert diff(old, old.evolved(health=HealthByHost({one.id: Health(state="failing")}))).services == {"ledger"}
     assert diff(old, old.evolved(presence={"web": Presence(host="web", online=True)})).hosts == {"web"}
     assert diff(old, old.evolved(reported={"web": (instance("shop", "web", target="127.0.0.1:1"),)})).services == {
         "shop"

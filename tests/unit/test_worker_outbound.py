@@ -25,6 +25,7 @@ from bridge.relay.tunnel import Tunnel
 from bridge.tunnels.frames import Code, Open, Reason
 from bridge.tunnels.session import Stream
 from inventory.errors import AnswerIsNo, Unavailable
+from inventory.health import HealthByHost
 from inventory.model import Health, Host, Presence
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
@@ -258,7 +259,7 @@ async def test_a_stream_that_is_cut_between_two_tries_stays_cut(contexts: Contex
 async def test_ill_and_drained_instances_are_left_out(contexts: Contexts) -> None:
     ill = {"web/b/127.0.0.1:9000": Health(state="failing")}
     away = {"d": Presence(host="d", online=False)}
-    async with node(contexts, estate("b", "c1", "d2", health=ill, presence=away)) as n:
+    async with node(contexts, estate("b", "c1", "d2", health=HealthByHost(ill), presence=away)) as n:
         n.pool.warm |= {"b", "c", "d"}
         for _ in range(5):
             await n.connect()
