@@ -61,7 +61,11 @@ def _unavailable(path: Path, exc: sqlite3.Error) -> Unavailable:
         sqlite3.SQLITE_BUSY: ("the registry is locked by another process", "end the process that holds it"),
         sqlite3.SQLITE_CORRUPT: ("the registry is damaged", _restore_hint(path)),
         sqlite3.SQLITE_NOTADB: ("this is not a registry", _restore_hint(path)),
-        sqlite3.SQLITE_IOERR: ("the disk failed under the registry", f"check the disk that holds {path}"),
+        # SQLite says this, and not FULL, when there is no room for its shared memory or the limit of a file is reached.
+        sqlite3.SQLITE_IOERR: (
+            "the disk is full or has failed under the registry",
+            f"look at `df {path.parent}` first; if there is space, check that disk",
+        ),
     }
     what, hint = hints.get(code, (f"the registry does not answer: {shown(str(exc))}", ""))
     return Unavailable(what, where=str(path), hint=hint)
@@ -97,7 +101,11 @@ def _connect(path: Path) -> sqlite3.Connection:
         timeout=BUSY_TIMEOUT,
         check_same_thread=False,
     )
-    connection.execute("PRAGMA synchronous = FULL")
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

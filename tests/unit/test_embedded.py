@@ -160,7 +160,7 @@ async def test_f26_a_full_disk_refuses_the_change_and_keeps_the_old(path: Path) 
         try:
             with pytest.raises(Unavailable, match=re.escape(str(path))) as caught:
                 await registry.transact([Change("a", ANY, b"new"), Change("b", ANY, bytes(1024 * 1024))])
-            with pytest.raises(Unavailable, match=r"no space|disk failed"):
+            with pytest.raises(Unavailable, match=r"no space|disk is full"):
                 await registry.backup(path.with_name("full.db"), [Change("b", ANY, bytes(1024 * 1024))])
             with pytest.raises(Unavailable, match="x: the backup cannot be written"):
                 await registry.backup(path.with_name("x" * 300))
@@ -197,6 +197,29 @@ async def test_a_damaged_registry_is_named_with_the_way_out(path: Path, damage: 
         async with open_embedded(path) as registry:
             await registry.read("")
     assert caught.value.where == str(path) and "backup" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"hello\n" * 1000, b"x" * 100], ids=["text", "short"])
+async def test_a_file_that_is_no_registry_is_left_closed(
+    path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[sqlite3.Connection] = []
+
+    def connect(*args: object, **options: object) -> sqlite3.Connection:
+        opened.append(original(*args, **options))  # type: ignore[call-overload]
+        return opened[-1]
+
+    original = sqlite3.connect
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    path.touch(0o600)
+    path.write_bytes(content)
+    with pytest.raises(Unavailable, match="not a registry"):
+        async with open_embedded(path):
+            pass
+    for connection in opened:
+        with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+            connection.execute("SELECT 1")
+    assert opened
 
 
 async def test_another_programs_database_is_not_touched(path: Path) -> None:
