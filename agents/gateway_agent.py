@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 import trio
 
 from agents import clock
@@ -40,6 +39,7 @@ from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
 from bridge.flows import Flow
 from bridge.identity.issuer import IssuanceRecord, Issuer, make_csr, read_csr
+from bridge.logs import get_logger
 from inventory.authority import AuthorityState
 from inventory.authority.enrolments import read_enrolment
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
@@ -51,7 +51,7 @@ from inventory.policy_rules import Rule
 from inventory.registries.embedded import EmbeddedRegistry
 from inventory.snapshot import Snapshot, Touched
 
-log = structlog.get_logger()
+log = get_logger()
 
 _PREFACE_RELAY = b"MBR1 "
 _PREFACE_ENROL = b"MBE1\n"

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import structlog
 import trio
 
 from agents import clock
@@ -39,12 +38,13 @@ from bridge.errors import PeerError
 from bridge.errors import clock as clock_words
 from bridge.flows import Flow
 from bridge.identity.issuer import make_csr
+from bridge.logs import get_logger
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import lock_home, read_file, write_file
 from inventory.names import parse_service_name
 
-log = structlog.get_logger()
+log = get_logger()
 
 DNS_PORT = 5300
 

@@ -6,12 +6,11 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from agents.checks.runner import Checker, Watched
 from agents.checks.spec import parse_check
 from agents.knowledge.placement import check_report
 from bridge import limits
+from bridge.logs import get_logger
 from inventory.authority import AuthorityState
 from inventory.endpoints import parse_endpoint
 from inventory.errors import InputError, MeshError
@@ -19,7 +18,7 @@ from inventory.loading.services_file import load_services
 from inventory.model import Health, Instance
 from inventory.snapshot import Snapshot
 
-log = structlog.get_logger()
+log = get_logger()
 
 FILE = "services.toml"
 

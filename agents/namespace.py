@@ -11,20 +11,20 @@ import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-import structlog
 import trio
 
 from agents.workers import messages as m
 from bridge.dns import addresses
 from bridge.dns.addresses import AddressBook
 from bridge.dns.zone import Zone
+from bridge.logs import get_logger
 from bridge.ports import holder_of
 from inventory.errors import MeshError
 from inventory.home import read_file, write_file
 from inventory.names import ServiceName
 from inventory.snapshot import Snapshot
 
-log = structlog.get_logger()
+log = get_logger()
 
 _BACKLOG = 4096
 _FILE = "addresses.json"

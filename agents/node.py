@@ -18,7 +18,6 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import structlog
 import trio
 
 from agents import clock
@@ -37,7 +36,8 @@ from bridge.flow_log import FlowLog
 from bridge.flows import Flow
 from bridge.identity.identity_file import Identity, load_identity, renewal_at, store_identity
 from bridge.identity.verify import PeerIdentity
-from bridge.metrics import LiveMetrics, Metrics, NoMetrics
+from bridge.logs import get_logger
+from bridge.metrics import Metrics, NoMetrics
 from bridge.metrics_server import Pages, serve_metrics
 from bridge.ports import holder_of
 from inventory.endpoints import Endpoint, parse_endpoint
@@ -45,7 +45,7 @@ from inventory.errors import MeshError, Unavailable
 from inventory.names import SpiffeId
 from inventory.snapshot import Snapshot
 
-log = structlog.get_logger()
+log = get_logger()
 
 VERSION = version("meshbridge")
 _BACKLOG = 1024
@@ -53,6 +53,13 @@ _CLOCK_LOOK = 60.0
 _WATCH = 1.0
 _RETRY_SHARE = 0.05
 """A renewal that failed is tried again after this share of the certificate's life, or RENEWAL_RETRY if that is less."""
+
+
+def _live_metrics() -> Metrics:
+    """Imported where it is wanted: the library behind it is 1 MB of memory."""
+    from bridge.live_metrics import LiveMetrics
+
+    return LiveMetrics(version=VERSION, now=clock.now)
 
 
 class Node:
@@ -68,7 +75,7 @@ class Node:
         self.lifecycle = Lifecycle()
         self.flow_log = FlowLog(home, monotonic=trio.current_time, now=clock.now)
         self.metrics_endpoint = parse_endpoint(metrics, zero_ok=True) if metrics else None
-        self.metrics: Metrics = LiveMetrics(version=VERSION, now=clock.now) if metrics else NoMetrics()
+        self.metrics: Metrics = _live_metrics() if metrics else NoMetrics()
         self.loop_lag = LagStatus()
         self.started = clock.now()
         self.tunnels: tuple[m.TunnelState, ...] = ()

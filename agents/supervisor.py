@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import structlog
 import trio
 
 from agents.backoff import Backoff
@@ -25,8 +24,9 @@ from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from bridge import limits
 from bridge.bugs import tell_bug
+from bridge.logs import get_logger
 
-log = structlog.get_logger()
+log = get_logger()
 
 _WORKER = "agents.workers.data_worker"
 _ROOT = Path(__file__).parents[1]

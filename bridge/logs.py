@@ -15,10 +15,19 @@ from datetime import UTC, datetime
 from pathlib import PurePath
 from typing import Any, Protocol, cast
 
-import structlog
-
 from bridge import limits
 from bridge.lines import json_line, plain
+
+# structlog loads rich for coloured tracebacks if it finds it: 3 MB in every process, for what no node prints. Everybody
+# gets structlog from here, so that it never does.
+_rich_is_new = "rich" not in sys.modules
+if _rich_is_new:
+    sys.modules["rich"] = None  # type: ignore[assignment] # an import of it fails
+try:
+    import structlog
+finally:
+    if _rich_is_new:
+        del sys.modules["rich"]
 
 _TRACE_FRAMES = 8
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}

@@ -1,23 +1,16 @@
-"""Pure: the metrics page. The supervisor absorbs what its processes counted (see `counters`) and knows the estate.
+"""Pure: what a node tells its metrics. `live_metrics` keeps them; a node that serves no page has NoMetrics instead, and
+never loads that module and the library behind it (1 MB in every node).
 
-`Metrics` is injected: LiveMetrics where a page is served, NoMetrics everywhere else. Neither ever raises for what it
-is told: a counter must not end a stream.
+Neither ever raises for what it is told: a counter must not end a stream.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import generate_latest
-
-from bridge.counters import CONNECT_BOUNDS, CounterDeltas, InstanceState
-from bridge.delays import BOUNDS, DelayCounts
-from bridge.flows import RESULTS
-from bridge.metric_families import Counter, Gauge, Histogram
-
-_PROCESSES = ("supervisor", "worker")
+from bridge.counters import CounterDeltas, InstanceState
+from bridge.delays import DelayCounts
 
 
 class Metrics(Protocol):
@@ -74,145 +67,3 @@ class NoMetrics:
 
     def render(self) -> bytes:
         return b""
-
-
-class LiveMetrics:
-    """Metrics with a registry of their own.
-
-    Args:
-        version: of the program, for build_info.
-        now: unix seconds, for ages.
-    """
-
-    def __init__(self, *, version: str, now: Callable[[], float]) -> None:
-        self._now = now
-        self._services: frozenset[str] = frozenset()
-        self._as_of: float | None = None
-        self._open_now: dict[str, CounterDeltas] = {}
-        self._declare(self._services_known)
-        self._build.set(1, version)
-        for process in _PROCESSES:
-            self._lag_max.set(0, process)
-            self._errors.add(0, process)
-        self.registry = CollectorRegistry()
-        for family in self._families:
-            self.registry.register(family)
-
-    def _services_known(self, name: str) -> bool:
-        return name in self._services
-
-    def _declare(self, known: Callable[[str], bool]) -> None:
-        def values(*allowed: str) -> frozenset[str]:
-            return frozenset(allowed)
-
-        service = ("service",)
-        self._streams = Counter(
-            "streams", "Streams by how they ended.", names=service, closed={"result": values(*RESULTS)}, is_known=known
-        )
-        self._bytes = Counter(
-            "bytes",
-            "Payload bytes: in is towards the service.",
-            names=service,
-            closed={"direction": values("in", "out")},
-            is_known=known,
-        )
-        self._active = Gauge("streams_active", "Streams open now.", names=service, is_known=known)
-        self._instances = Gauge(
-            "instances",
-            "Instances by state.",
-            names=service,
-            closed={"state": values("passing", "failing", "unknown", "ejected", "draining")},
-            is_known=known,
-        )
-        self._tunnels = Gauge("tunnels", "Tunnels open now.", closed={"kind": values("direct", "gateway")})
-        self._preauth = Gauge("preauth_connections", "Connections that have not proved who they are yet.")
-        self._decisions = Counter(
-            "policy_decisions", "Policy decisions.", closed={"action": values("allow", "deny", "observe")}
-        )
-        self._handshakes = Counter(
-            "handshakes", "Tunnel handshakes.", closed={"result": values("ok", "failed", "refused", "timeout")}
-        )
-        self._connect = Histogram("connect_duration_seconds", "From request to accepted stream.", CONNECT_BOUNDS)
-        self._lag = Histogram(
-            "loop_lag_seconds", "How late timers were, by process.", BOUNDS, label="process", values=_PROCESSES
-        )
-        self._lag_max = Gauge(
-            "loop_lag_max_seconds",
-            "The longest loop lag since the page was last read.",
-            closed={"process": values(*_PROCESSES)},
-        )
-        self._turns = Histogram("loop_turn_seconds", "How long turns of the workers' relay loops took.", BOUNDS)
-        self._errors = Counter(
-            "internal_errors",
-            "Errors of our own, each of which ended one connection, stream or task.",
-            closed={"process": values(*_PROCESSES)},
-        )
-        self._expiry = Gauge("certificate_expiry_timestamp_seconds", "When this node's certificate ends.")
-        self._age = Gauge("snapshot_age_seconds", "Since the snapshot in force was known to be current.")
-        self._number = Gauge("snapshot_number", "Number of the last authority entry in force.")
-        self._dropped = Counter("flow_records_dropped", "Flow records lost to a full disk or a flood.")
-        self._build = Gauge("build_info", "Always 1.", names=("version",), is_known=lambda name: True)
-        self._by_service = (self._streams, self._bytes)
-        self._families = tuple(f for f in vars(self).values() if isinstance(f, Counter | Gauge | Histogram))
-
-    def absorb(self, deltas: CounterDeltas, *, source: str) -> None:
-        for service, counts in deltas.services.items():
-            for result, count in counts.results.items():
-                self._streams.add(count, service, result)
-            if counts.bytes_in or counts.bytes_out:
-                self._bytes.add(counts.bytes_in, service, "in")
-                self._bytes.add(counts.bytes_out, service, "out")
-        for action, count in deltas.decisions.items():
-            self._decisions.add(count, action)
-        for handshake, count in deltas.handshakes.items():
-            self._handshakes.add(count, handshake)
-        self._connect.add(deltas.connect_counts, deltas.connect_sum)
-        self._turns.add(deltas.turns.counts, deltas.turns.sum)
-        self._itself("worker", deltas.lag, deltas.errors)
-        self._open_now[source] = deltas
-
-    def supervisor(self, lag: DelayCounts, errors: int) -> None:
-        self._itself("supervisor", lag, errors)
-
-    def _itself(self, process: str, lag: DelayCounts, errors: int) -> None:
-        self._lag.add(lag.counts, lag.sum, process)
-        self._lag_max.set(max(lag.longest, self._lag_max.values[(process,)]), process)
-        self._errors.add(errors, process)
-
-    def forget(self, source: str) -> None:
-        self._open_now.pop(source, None)
-
-    def estate(self, *, services: Collection[str], number: int, as_of: float) -> None:
-        self._number.set(number)
-        self._as_of = as_of
-        if services != self._services:
-            self._services = frozenset(services)
-            for family in self._by_service:
-                family.forget_unknown()
-
-    def instances(self, counts: Mapping[tuple[str, InstanceState], int]) -> None:
-        self._instances.replace(counts.items())
-
-    def certificate_expires(self, at: float) -> None:
-        self._expiry.set(at)
-
-    def flows_dropped(self, total: int) -> None:
-        self._dropped.set(total)
-
-    def render(self) -> bytes:
-        reports = self._open_now.values()
-        active: dict[tuple[str, ...], float] = {}
-        for report in reports:
-            for service, counts in report.services.items():
-                if counts.active:
-                    active[(service,)] = active.get((service,), 0.0) + counts.active
-        self._active.replace(active.items())
-        for kind in ("direct", "gateway"):
-            self._tunnels.set(sum(report.tunnels.get(kind, 0) for report in reports), kind)
-        self._preauth.set(sum(report.preauth for report in reports))
-        if self._as_of is not None:
-            self._age.set(max(0.0, self._now() - self._as_of))
-        page = generate_latest(self.registry)
-        for process in _PROCESSES:
-            self._lag_max.set(0.0, process)
-        return page

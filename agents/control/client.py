@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
-import structlog
 import trio
 
 from agents import clock
@@ -26,9 +25,10 @@ from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.flows import Flow
 from bridge.lines import plain
+from bridge.logs import get_logger
 from inventory.errors import MeshError, Unavailable
 
-log = structlog.get_logger()
+log = get_logger()
 
 A = TypeVar("A")
 Channel = ControlChannel[m.FromHost, m.FromGateway]

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 import msgspec
-import structlog
 import trio
 
 from agents import clock
@@ -30,6 +29,7 @@ from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.identity import contexts
 from bridge.identity.issuer import IssuanceRecord, Issuer, read_csr, refuse_foreign_key
+from bridge.logs import get_logger
 from inventory.authority import (
     AuthorityState,
     InviteBody,
@@ -44,7 +44,7 @@ from inventory.errors import AnswerIsNo, InputError, MeshError
 from inventory.names import SpiffeId
 from inventory.registries.interface import Registry
 
-log = structlog.get_logger()
+log = get_logger()
 
 PREFACE = b"MBE1\n"
 VERSION_MAX = 32

@@ -15,7 +15,6 @@ from itertools import count
 from typing import Protocol, TypeVar
 
 import msgspec
-import structlog
 import trio
 
 from agents import clock
@@ -29,11 +28,12 @@ from bridge import limits
 from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.flows import Flow
+from bridge.logs import get_logger
 from inventory.errors import MeshError, Unavailable
 from inventory.names import shown
 from inventory.visibility import visible
 
-log = structlog.get_logger()
+log = get_logger()
 
 _GATHER = 0.01
 """Changes that come within this time go out as one update."""

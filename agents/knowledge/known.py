@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TypeVar
 
 import msgspec
-import structlog
 
 from agents.control.messages import Update
 from agents.knowledge.placement import (
@@ -26,6 +25,7 @@ from agents.knowledge.placement import (
     usable_instances,
     usable_presence,
 )
+from bridge.logs import get_logger
 from inventory.authority import Slice
 from inventory.errors import InputError, MeshError
 from inventory.health import HealthByHost
@@ -35,7 +35,7 @@ from inventory.policy_rules import Rule
 from inventory.snapshot import Snapshot
 from inventory.strict_json import decode
 
-log = structlog.get_logger()
+log = get_logger()
 
 V = TypeVar("V")
 

@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
-import structlog
 
 from agents.knowledge.placement import PLACEMENT_MAX_BYTES, PlacementFile
+from bridge.logs import get_logger
 from inventory.errors import MeshError
 from inventory.model import Health, Instance, Presence
 from inventory.registries.interface import ANY, Change
@@ -21,7 +21,7 @@ from inventory.registries.sqlite_file import apply_changes, errors_of, open_file
 from inventory.snapshot import Snapshot
 from inventory.strict_json import decode
 
-log = structlog.get_logger()
+log = get_logger()
 
 FILE = "placement.db"
 _HOST = "host/"

@@ -10,7 +10,7 @@ import click
 import pytest
 
 from bridge.flows import Flow
-from bridge.metrics import LiveMetrics
+from bridge.live_metrics import LiveMetrics
 from cli.main import COMMANDS, root
 from tests.support import by_hand
 

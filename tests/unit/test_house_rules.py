@@ -21,6 +21,7 @@ LAYERS = ("inventory", "bridge", "agents", "cli")
 FUNCTION_LINES = 100
 FILE_LINES = 600
 SSH_WORKER = "agents/workers/ssh_worker.py"
+LOGS = "bridge/logs.py"
 
 IMPURE = {
     *("socket", "subprocess", "trio", "sqlite3", "urllib", "http", "select", "signal", "shutil", "tempfile", "asyncio"),
@@ -126,6 +127,13 @@ def asyncio_only_in_the_ssh_worker(source: Source) -> Iterator[str]:
             yield f"{line}: {name} belongs in {SSH_WORKER} only"
 
 
+def structlog_only_in_the_log(source: Source) -> Iterator[str]:
+    """Whoever imports it first decides whether it loads rich into every node: `bridge.logs` sees to that."""
+    for line, name in source.imports:
+        if is_within(name, "structlog") and source.path != LOGS:
+            yield f"{line}: structlog is imported in {LOGS} only: use its get_logger"
+
+
 def functions_and_files_stay_short(source: Source) -> Iterator[str]:
     lines = source.text.count("\n")
     if lines > FILE_LINES:
@@ -193,6 +201,7 @@ RULES: tuple[Rule, ...] = (
     docstring_says_pure_or_io,
     pure_modules_do_no_io,
     asyncio_only_in_the_ssh_worker,
+    structlog_only_in_the_log,
     functions_and_files_stay_short,
     every_shield_has_a_deadline,
     no_exception_is_swallowed,
@@ -264,6 +273,7 @@ PLANTED: tuple[tuple[Rule, str, str], ...] = (
     (pure_modules_do_no_io, "bridge/a.py", '"""Pure: x."""\nfrom dns import query'),
     (pure_modules_do_no_io, "bridge/a.py", '"""Pure: x."""\nPath("x").read_text()'),
     (asyncio_only_in_the_ssh_worker, "agents/workers/data_worker.py", "from asyncio import run"),
+    (structlog_only_in_the_log, "agents/a.py", "import structlog"),
     (functions_and_files_stay_short, "bridge/a.py", "def f():\n" + "    x = 1\n" * FUNCTION_LINES),
     (functions_and_files_stay_short, "bridge/a.py", "x = 1\n" * (FILE_LINES + 1)),
     (every_shield_has_a_deadline, "agents/a.py", "with trio.CancelScope(shield=True): pass"),
@@ -280,6 +290,7 @@ ALLOWED: tuple[tuple[Rule, str, str], ...] = (
     (pure_modules_do_no_io, "bridge/a.py", '"""Pure: x."""\nsession.open(1)'),
     (pure_modules_do_no_io, "bridge/a.py", '"""I/O: x."""\nimport socket\nopen("x")'),
     (asyncio_only_in_the_ssh_worker, SSH_WORKER, "import asyncio"),
+    (structlog_only_in_the_log, LOGS, "import structlog"),
     (every_shield_has_a_deadline, "agents/a.py", "with trio.move_on_after(5, shield=True): pass"),
     (no_exception_is_swallowed, "agents/a.py", "try: f()\nexcept OSError: pass"),
 )

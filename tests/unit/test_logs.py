@@ -1,8 +1,10 @@
-"""Pure: log lines, their limits and their pace. The output is a list, the clocks are numbers."""
+"""I/O: log lines, their limits and their pace. The output is a list, the clocks are numbers."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,3 +139,11 @@ def test_a_stderr_that_is_gone_harms_nobody() -> None:
     out = start()
     out.broken = True
     get_logger().info("tunnel up")
+
+
+def test_nodes_load_only_what_they_use() -> None:
+    """Each costs every process megabytes: structlog would load rich, and only who serves a page needs the other."""
+    heavy = ("rich", "pygments", "prometheus_client")
+    code = f"import sys, agents.host_agent, agents.gateway_agent; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

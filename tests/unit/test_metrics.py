@@ -6,7 +6,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bridge.counters import Tally
 from bridge.delays import Delays
-from bridge.metrics import LiveMetrics, Metrics, NoMetrics
+from bridge.live_metrics import LiveMetrics
+from bridge.metrics import Metrics, NoMetrics
 
 
 def live() -> LiveMetrics:

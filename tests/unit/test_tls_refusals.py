@@ -108,7 +108,7 @@ def test_h01_what_is_not_tls(server: ssl.SSLContext, sent: bytes) -> None:
     incoming.write(sent)
     with pytest.raises(ssl.SSLError) as caught:
         side.do_handshake()
-    said = f"not a TLS 1.3 client: it sent {ascii(sent[:16].decode('latin-1'))}"
+    said = f"not a TLS 1.3 client: it sent {sent[:16].decode('latin-1')!a}"
     assert explain_tls_error(caught.value, TlsFacts(first_bytes=sent)) == said
 
 
