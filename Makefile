@@ -12,7 +12,7 @@ export PYTHON
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
-		printf '%-12s  %s\n' "$$name" "$$text"; done
+		printf '%-20s %s\n' "$$name" "$$text"; done
 
 venv: $(STAMP) ## set up .venv with the project and its tools (done once; again when pyproject.toml changes)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Better = Literal["higher", "lower"]
-Unit = Literal["per second", "seconds", "GB/s", "bytes", "share"]
+Unit = Literal["per second", "count", "seconds", "GB/s", "bytes", "share"]
 
 _KB = 1e3
 
@@ -22,7 +22,7 @@ class Metric:
 
     def shown(self, value: float) -> str:
         match self.unit:
-            case "per second":
+            case "per second" | "count":
                 return f"{value:,.0f}"
             case "seconds":
                 return duration(value)

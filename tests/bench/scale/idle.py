@@ -46,7 +46,7 @@ class Idle:
 
     def measure(self) -> Section:
         stand, section = self._stand, Section("While nothing changes")
-        stand.worker_lag()
+        stand.loop_lag()
         before, began = stand.cpu(), time.monotonic()
         time.sleep(self._seconds)
         took, cpu = time.monotonic() - began, stand.cpu() - before
@@ -55,7 +55,8 @@ class Idle:
         section.add("idle/workers", "memory of its workers", "bytes", workers)
         section.add("idle/cpu-supervisor", "CPU of the supervisor, cores", "share", cpu.supervisor / took)
         section.add("idle/cpu-workers", "CPU of the workers, cores", "share", cpu.workers / took)
-        section.add("idle/worker-lag", "a worker's loop late by at most", "seconds", stand.worker_lag())
+        for process, lag in sorted(stand.loop_lag().items()):
+            section.add(f"idle/lag-{process}", f"loop lag of the {process}, longest", "seconds", lag)
         return section
 
 

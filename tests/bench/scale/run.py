@@ -6,14 +6,18 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 
 from tests.bench.machine import Neighbours, machine
 from tests.bench.place import Place
+from tests.bench.scale import decisions
 from tests.bench.scale.changes import Changes
 from tests.bench.scale.figures import Section
 from tests.bench.scale.idle import FirstUpdates, Idle
 from tests.bench.scale.options import Options
+from tests.bench.scale.restart import Restart
 from tests.bench.scale.stand import Stand
+from tests.bench.scale.traffic import ComingAndGoing, enrol_real_hosts
 
 _FDS_PER_HOST = 5
 """The simulator has a tunnel and both ends of a socketpair for each host, for a moment one more of each."""
@@ -62,10 +66,13 @@ class _Run:
 
     def everything(self) -> None:
         if {"changes", "idle", "restart", "churn"} & set(self._options.only):
-            with Stand(self._place, "whole", self._options.shape) as stand:
+            real = enrol_real_hosts if "churn" in self._options.only else None
+            with Stand(self._place, "whole", self._options.shape, prepare=real) as stand:
                 say(f"making an estate of {self._options.hosts:,} hosts")
                 stand.start()
                 self._on(stand)
+        if "decisions" in self._options.only:
+            self._measure("decisions", partial(decisions.measure, self._options.shape))
 
     def _on(self, stand: Stand) -> None:
         options = self._options
@@ -74,6 +81,11 @@ class _Run:
             self._measure("nothing changes", Idle(stand).measure)
         if "changes" in options.only:
             self._measure("changes", Changes(stand, options.rounds).measure)
+        if "restart" in options.only:
+            self._measure("the gateway is killed", Restart(stand).measure)
+        if "churn" in options.only:
+            churn = ComingAndGoing(stand, rate=options.rate, seconds=options.seconds)
+            self._measure("instances come and go", churn.measure)
 
     def _measure(self, what: str, measure: Callable[[], Section]) -> None:
         say(what)

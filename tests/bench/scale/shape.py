@@ -15,6 +15,9 @@ from inventory.policy_rules import Rule
 
 CORE_SERVICE = "directory"
 CORE_PORT = 389
+SHOP = "shop"
+SHOP_CLIENT = "near"
+"""Real hosts use and serve this one while instances come and go; one simulated host has instances of it too."""
 PORT = 8080
 PASSING = Health(state="passing")
 
@@ -69,11 +72,18 @@ class Shape:
     def all_hosts(self) -> list[Host]:
         """As an operator signs them."""
         found = [
-            Host(name=name, labels={"team": team_name(team)}, site="dc1", serves=tuple(self.services_in(team)))
+            Host(name=name, labels={"team": team_name(team)}, site="dc1", serves=self._serves(name, team))
             for team in range(self.teams)
             for name in self.hosts_of(team)
         ]
         return found + [Host(name=name, labels={"team": "core"}, serves=(CORE_SERVICE,)) for name in self.core_hosts]
+
+    def _serves(self, name: str, team: int) -> tuple[str, ...]:
+        return (*self.services_in(team), *((SHOP,) if name == self.shop_host else ()))
+
+    @property
+    def shop_host(self) -> str:
+        return self.hosts_of(0)[0]
 
     def instances_on(self, host: str) -> tuple[Instance, ...]:
         """What the host reports of its own."""
@@ -95,7 +105,8 @@ class Shape:
         """The policy; `word` makes one rule of the first team another one."""
         everyone = Rule(name="all look things up", effect="allow", sources=("host:**",), to=(CORE_SERVICE,))
         nobody = Rule(name="not from quarantine", effect="deny", sources=("label:team=quarantine",), to=(CORE_SERVICE,))
-        rules = [nobody, everyone]
+        real = Rule(name="real traffic", effect="allow", sources=(f"host:{SHOP_CLIENT}",), to=(SHOP,))
+        rules = [nobody, everyone, real]
         for team in range(self.teams):
             services = self.services_in(team)
             for number in range(self.rules_of_team):

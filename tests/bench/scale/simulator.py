@@ -29,15 +29,15 @@ import structlog
 import trio
 
 from agents.control import messages as c
-from bridge import limits
 from inventory.authority import Slice
-from inventory.model import Health
+from inventory.model import Health, Instance
 from tests.bench.scale.churn import Churn
 from tests.bench.scale.host import SimulatedHost
 from tests.bench.scale.make_estate import Start
-from tests.bench.scale.shape import PASSING, Shape
+from tests.bench.scale.shape import PASSING, SHOP, Shape
 from tests.bench.scale.tunnels import Carrier
 
+_SETTLED = 10.0
 _LOOK = 0.02
 """Between two looks whether something has come about, seconds."""
 
@@ -159,12 +159,31 @@ class Simulator:
 
     async def _run_churn(self, words: Words) -> Words:
         busy = [host for host in self.hosts.values() if host.name not in self._gone]
-        self._churn = Churn(busy, random.Random(words["seed"]))
+        self._churn = Churn(busy, self.hosts[self._shape.shop_host], random.Random(words["seed"]))
         await self._churn.run(words["rate"], words["seconds"])
-        await trio.sleep(limits.REPORT_INTERVAL + 2.0)
-        figures = self._churn.figures()
+        differing = len(self._differing())
+        await until(lambda: not self._differing(), _SETTLED)
+        figures = {**self._churn.figures(), "differing_at_end": differing, "differing": self._differing()[:5]}
         self._churn = None
         return figures
+
+    def _differing(self) -> list[str]:
+        """Hosts of a team that know another thing about a host of their team than that host says."""
+        found = []
+        for team in range(self._shape.teams):
+            members = [self.hosts[name] for name in self._shape.hosts_of(team) if name not in self._gone]
+            for observer in members:
+                known = observer.known.snapshot
+                for other in members:
+                    told = {instance.id for instance in known.reported.get(other.name, ())}
+                    states = {i: h.state for i, h in other.health.items()}
+                    wanted = {i for i, instance in other.instances.items() if self._sees(observer, instance)}
+                    if told != wanted or any(known.health[i].state != states[i] for i in wanted & known.health.keys()):
+                        found.append(f"{observer.name} about {other.name}")
+        return found
+
+    def _sees(self, observer: SimulatedHost, instance: Instance) -> bool:
+        return instance.service != SHOP or observer.name == self._shape.shop_host
 
     async def _leave(self, words: Words) -> Words:
         self._gone.add(words["host"])
@@ -182,6 +201,7 @@ class Simulator:
             "handshakes": len(self._carrier.handshakes),
             "handshakes_peak": max(by_second.values(), default=0),
             "handshakes_failed": self._carrier.failed,
+            "gone": sorted(self._gone),
             "away": {name: count for name, count in self._away.items() if name not in self._gone},
             "refused": self._refused[:5],
             "crashes": self._carrier.crashes[:5],

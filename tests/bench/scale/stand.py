@@ -126,11 +126,12 @@ class Stand:
         """Bytes of the supervisor and of its workers (proportional: a shared page counts half in each)."""
         return _memory_of(self.gateway.pid), sum(map(_memory_of, self.gateway.children()))
 
-    def worker_lag(self) -> float:
-        """The longest loop lag of the workers since this was asked last, seconds."""
-        page = self._get("/metrics")
-        found = re.search(r"^meshbridge_loop_lag_max_seconds (\S+)", page, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+    def loop_lag(self) -> dict[str, float]:
+        """The longest loop lag of the supervisor and of the workers since this was asked last, seconds."""
+        found = re.findall(
+            r'^meshbridge_loop_lag_max_seconds\{process="(\w+)"\} (\S+)', self._get("/metrics"), re.MULTILINE
+        )
+        return {process: float(seconds) for process, seconds in found}
 
     def _get(self, path: str) -> str:
         with urllib.request.urlopen(f"http://{self.metrics}{path}", timeout=READY_TIMEOUT) as answer:
