@@ -76,9 +76,15 @@ class HomeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
             if address is not None:
                 parse_endpoint(address, zero_ok=address != self.advertise)
         parse_slice(self.addresses)
-        if not limits.CERTIFICATE_LIFETIME_MIN <= self.certificate_lifetime <= limits.INTERMEDIATE_LIFETIME:
-            bounds = f"{limits.CERTIFICATE_LIFETIME_MIN:.0f} s and one year"
-            raise InputError(f"a certificate lifetime of {self.certificate_lifetime:g} s is not between {bounds}")
+        check_certificate_lifetime(self.certificate_lifetime)
+
+
+def check_certificate_lifetime(seconds: float) -> None:
+    """Raises InputError for what no issuer of ours can give."""
+    least, most = limits.CERTIFICATE_LIFETIME_MIN, limits.INTERMEDIATE_LIFETIME
+    if not least <= seconds <= most:
+        given = f"{seconds / 86400:.0f} days" if seconds > most else f"{seconds:.0f} s"
+        raise InputError(f"a certificate lifetime of {given} is not between {least:.0f} s and {most / 86400:.0f} days")
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import click
 
@@ -30,6 +30,37 @@ class App:
 
 
 pass_app = click.make_pass_decorator(App)
+
+
+HOME_TYPE = click.Path(file_okay=False, path_type=Path)
+OUTPUT_TYPE = click.Choice(["table", "json"])
+
+
+def accept_everywhere(command: click.Command) -> click.Command:
+    """Gives the command, and all below it, the options of the program: people write them last as often as first.
+
+    The one nearest to the end counts.
+    """
+    if isinstance(command, click.Group):
+        for child in command.commands.values():
+            accept_everywhere(child)
+    if _HOME_HERE not in command.params:
+        command.params += [_HOME_HERE, _OUTPUT_HERE]
+    return command
+
+
+def _change_app(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    app = ctx.find_object(App)
+    if value is not None and app is not None and param.name is not None:
+        ctx.obj = replace(app, **{param.name: value})
+
+
+_HOME_HERE = click.Option(
+    ["--home"], type=HOME_TYPE, metavar="DIR", callback=_change_app, expose_value=False, help="The node's home."
+)
+_OUTPUT_HERE = click.Option(
+    ["-o", "--output"], type=OUTPUT_TYPE, callback=_change_app, expose_value=False, help="How data is printed."
+)
 
 
 def default_home() -> Path:

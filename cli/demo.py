@@ -453,16 +453,10 @@ def say_how_to_play(demo: Demo) -> None:
     click.echo(f"End it with:\n  kill {pids}; rm -r {d}")
 
 
-@click.command()
+@click.command(epilog="Example: meshbridge demo --keep")
 @click.option("--keep", is_flag=True, help="Leave everything running, and print the commands to play with it.")
 def demo(keep: bool) -> None:
-    """Show the whole thing on this machine, with real processes and traffic, in under a minute.
-
-    \b
-    Example:
-      meshbridge demo
-      meshbridge demo --keep
-    """
+    """Show the whole thing on this machine, with real processes and traffic, in under a minute."""
     os.umask(0o077)
     if not trio.run(run, keep):
         sys.exit(1)

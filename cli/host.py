@@ -8,7 +8,7 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import moment, print_fields, print_json, print_table
-from cli.values import duration, parse_labels
+from cli.values import LABEL, SERVICE, SITE, duration, labels_of
 
 if TYPE_CHECKING:
     from agents.operating.hosts import HostView, Invitation
@@ -26,26 +26,31 @@ def host() -> None:
 
 @host.command(epilog="Example: meshbridge host add vm1 --label role=web --site dc1 --serve shop")
 @click.argument("name")
-@click.option("--label", "labels", multiple=True, metavar="K=V", help="What policy may say about it; may be repeated.")
-@click.option("--site", metavar="SITE", help="Where it stands.")
-@click.option("--serve", "serves", multiple=True, metavar="SERVICE", help="May offer this by its own word; repeatable.")
+@click.option(
+    "--label", "labels", type=LABEL, multiple=True, metavar="K=V", help="What policy may say about it; may be repeated."
+)
+@click.option("--site", type=SITE, metavar="SITE", help="Where it stands.")
+@click.option(
+    *("--serve", "serves"),
+    type=SERVICE,
+    multiple=True,
+    metavar="SERVICE",
+    help="May offer this by its own word; repeatable.",
+)
 @ttl_option
 @pass_app
-def add(app: App, name: str, labels: tuple[str, ...], site: str | None, serves: tuple[str, ...], ttl: float) -> None:
+def add(
+    app: App, name: str, labels: tuple[tuple[str, str], ...], site: str | None, serves: tuple[str, ...], ttl: float
+) -> None:
     """Record the host NAME and print a token for it: one use, and nothing else on stdout.
 
     Adding a host again replaces its labels, site and services by those given, and prints a fresh token.
     """
     from agents.estate import operate
     from agents.operating.hosts import add_host, new_host
-    from inventory.names import parse_host, parse_service, parse_site
+    from inventory.names import parse_host
 
-    record = new_host(
-        parse_host(name),
-        labels=parse_labels(labels),
-        site=parse_site(site) if site is not None else None,
-        serves=[parse_service(service) for service in serves],
-    )
+    record = new_host(parse_host(name), labels=labels_of(labels), site=site, serves=serves)
 
     async def work() -> Invitation:
         async with operate(app.home) as operator:

@@ -6,14 +6,27 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import print_fields, print_json
-from cli.values import duration
+from cli.values import DOMAIN, duration, grammar, option_value
 
 
 @click.command(epilog="Example: meshbridge init --domain corp.internal --gateway gw1=192.0.2.1:7443")
-@click.option("--domain", required=True, metavar="TD", help="The trust domain, like corp.internal.")
-@click.option("--gateway", required=True, metavar="NAME=ADDR:PORT", help="The first gateway, as others dial it.")
-@click.option("--listen", metavar="ADDR:PORT", help="What the gateway binds.  [default: its address]")
-@click.option("--namespace", default="bridge.internal", show_default=True, help="What service names end in.")
+@click.option("--domain", type=DOMAIN, required=True, metavar="TD", help="The trust domain, like corp.internal.")
+@click.option(
+    "--gateway",
+    type=grammar("agents.operating.bootstrap:parse_named_gateway", keeps_text=True),
+    required=True,
+    metavar="NAME=ADDR:PORT",
+    help="The first gateway, as others dial it.",
+)
+@click.option(
+    "--listen",
+    type=grammar("inventory.endpoints:parse_endpoint", keeps_text=True),
+    metavar="ADDR:PORT",
+    help="What the gateway binds.  [default: its address]",
+)
+@click.option(
+    "--namespace", type=DOMAIN, default="bridge.internal", show_default=True, help="What service names end in."
+)
 @click.option("--operator", metavar="NAME", help="Your name in the audit trail.  [default: your user name]")
 @click.option("--certificate-lifetime", type=duration, default="24h", show_default=True, metavar="DURATION")
 @pass_app
@@ -30,9 +43,11 @@ def init(
 
     The home is made whole or not at all. Keep a copy of operator.key and root.key somewhere safe.
     """
-    from agents.estate import Home
+    from agents.estate import Home, check_certificate_lifetime
     from agents.operating import bootstrap
 
+    with option_value("--certificate-lifetime"):
+        check_certificate_lifetime(certificate_lifetime)
     estate = bootstrap.new_estate(
         domain=domain,
         gateway=gateway,

@@ -2,11 +2,12 @@
 
 exit code  0  done
            1  the answer is no: denied, unhealthy, not drained, no such thing
-           2  usage
+           2  usage; the value of an option that cannot be parsed
           64  configuration or input that cannot be used
           69  something needed is unavailable
           70  our bug; MESHBRIDGE_DEBUG=1 shows the traceback, which nobody sees otherwise
          130  interrupted
+         141  whoever read the output went away, as with any Unix program that SIGPIPE ends
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Literal
 
 import click
 
-from cli.app import App, default_home, innermost
+from cli.app import HOME_TYPE, OUTPUT_TYPE, App, accept_everywhere, default_home, innermost
 from inventory.errors import MeshError, Unavailable
 
 PROGRAM = "meshbridge"
@@ -57,7 +58,7 @@ class LazyGroup(click.Group):
         module, _, attribute = COMMANDS[cmd_name][0].partition(":")
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
-        return command
+        return accept_everywhere(command)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -81,12 +82,12 @@ class LazyGroup(click.Group):
 )
 @click.option(
     "--home",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=HOME_TYPE,
     envvar="MESHBRIDGE_HOME",
     metavar="DIR",
     help="The node's home.  [env: MESHBRIDGE_HOME; default: /etc/meshbridge for root, ~/.config/meshbridge else]",
 )
-@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="How data is printed.")
+@click.option("-o", "--output", type=OUTPUT_TYPE, default="table", help="How data is printed.")
 @click.version_option(package_name=PROGRAM, prog_name=PROGRAM)
 @click.pass_context
 def root(ctx: click.Context, home: Path | None, output: Literal["table", "json"]) -> None:
@@ -149,6 +150,10 @@ _OUTPUT_FAILED = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, 
 """Files of ours report these as MeshError; what is left of them is stdout's."""
 
 
+_SIGPIPE_ENDED = 128 + 13
+"""Neither 0, which would turn a `no` that nobody read into a yes, nor 1, which is an answer."""
+
+
 def _usage(exc: click.UsageError) -> int:
     path = exc.ctx.command_path if exc.ctx is not None else PROGRAM
     if isinstance(exc, click.exceptions.NoArgsIsHelpError):
@@ -160,8 +165,10 @@ def _usage(exc: click.UsageError) -> int:
 
 def _nobody_reads() -> int:
     """Whoever read our output has what it wanted; the interpreter must not complain about it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    return 1
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    return _SIGPIPE_ENDED
 
 
 def _bug(exc: Exception) -> int:

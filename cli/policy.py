@@ -11,7 +11,7 @@ import click
 from cli.app import App, pass_app, run, words
 from cli.output import moment as shown_moment
 from cli.output import print_json, print_table
-from cli.values import moment
+from cli.values import USER, moment
 
 if TYPE_CHECKING:
     from agents.operating.audit import AuditLine
@@ -54,7 +54,8 @@ def check(app: App, file: str) -> None:
     if app.is_json:
         print_json({"ok": True, **counts})
         return
-    words("good: {rules} rules, {allow} allow, {deny} deny, {observed} only observed".format(**counts))
+    rules = "1 rule" if counts["rules"] == 1 else f"{counts['rules']} rules"
+    words("good: {0}, {allow} allow, {deny} deny, {observed} only observed".format(rules, **counts))
 
 
 @policy.command(epilog="Example: meshbridge policy apply policy.toml -m 'billing may read the ledger'")
@@ -121,7 +122,7 @@ def _as_json(rule: Rule) -> dict[str, object]:
 @policy.command(epilog="Example: meshbridge policy explain host:vm2 web --user batch --at 2026-11-23T23:00+01:00")
 @click.argument("subject")
 @click.argument("service")
-@click.option("--user", metavar="U", help="As this local user.  [default: unknown]")
+@click.option("--user", type=USER, metavar="U", help="As this local user.  [default: unknown]")
 @click.option("--at", "at", type=moment, metavar="TIME", help="At this moment, like 2026-11-23T04:00.  [default: now]")
 @pass_app
 def explain(app: App, subject: str, service: str, user: str | None, at: float | None) -> int:
@@ -135,7 +136,6 @@ def explain(app: App, subject: str, service: str, user: str | None, at: float | 
     from bridge.policy.decide import Permit, parse_subject_name
     from bridge.policy.explain import explain as explained
     from inventory.names import parse_service_name
-    from inventory.policy_rules import parse_user
 
     who = parse_subject_name(subject)
 
@@ -145,7 +145,7 @@ def explain(app: App, subject: str, service: str, user: str | None, at: float | 
     snapshot = run(work)
     name = parse_service_name(service, snapshot.authority.namespace).service
     now = clock.now() if at is None else at
-    found = explained(snapshot, who, name, now=now, user=parse_user(user) if user is not None else None)
+    found = explained(snapshot, who, name, now=now, user=user)
     decision = found.decision
     is_allowed = isinstance(decision, Permit)
     if app.is_json:

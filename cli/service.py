@@ -9,19 +9,20 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import print_json, print_table
-from cli.values import parse_labels
+from cli.values import HOST, LABEL, PORT, TARGET, labels_of, option_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agents.estate import Operator
     from agents.operating.services import Which
+    from inventory.endpoints import Endpoint
     from inventory.model import Instance
 
     Change = Callable[[Operator, Which], Awaitable[list[Instance]]]
 
-host_option = click.option("--host", "host_name", metavar="H", help="Only what is on this host.")
-target_option = click.option("--target", metavar="ADDR:PORT", help="Only the instance at this target.")
+host_option = click.option("--host", "host_name", type=HOST, metavar="H", help="Only what is on this host.")
+target_option = click.option("--target", type=TARGET, metavar="ADDR:PORT", help="Only the instance at this target.")
 
 
 @click.group()
@@ -31,42 +32,51 @@ def service() -> None:
 
 @service.command(epilog="Example: meshbridge service add web --host vm1 --target 127.0.0.1:9000 --port 80")
 @click.argument("name")
-@click.option("--host", "host_name", required=True, metavar="H", help="The host that serves it.")
-@click.option("--target", required=True, metavar="ADDR:PORT", help="Where it listens, seen from that host.")
-@click.option("--port", metavar="N", help="Its port in the namespace.  [default: the target's]")
+@click.option("--host", "host_name", type=HOST, required=True, metavar="H", help="The host that serves it.")
+@click.option(
+    "--target", type=TARGET, required=True, metavar="ADDR:PORT", help="Where it listens, seen from that host."
+)
+@click.option("--port", type=PORT, metavar="N", help="Its port in the namespace.  [default: the target's]")
 @click.option("--check", metavar="SPEC", help="How its health is found out, like http:/health.  [default: tcp]")
 @click.option("--weight", type=click.IntRange(1, 1000), default=1, show_default=True, help="Its share of streams.")
-@click.option("--label", "labels", multiple=True, metavar="K=V", help="What policy may say about it; may be repeated.")
+@click.option(
+    *("--label", "labels"),
+    type=LABEL,
+    multiple=True,
+    metavar="K=V",
+    help="What policy may say about it; may be repeated.",
+)
 @pass_app
 def add(
     app: App,
     name: str,
     host_name: str,
-    target: str,
-    port: str | None,
+    target: Endpoint,
+    port: int | None,
     check: str | None,
     weight: int,
-    labels: tuple[str, ...],
+    labels: tuple[tuple[str, str], ...],
 ) -> None:
     """Place an instance of the service NAME on a host; several instances are balanced.
 
     Adding the same target again replaces what was said about it, and ends a drain of it.
     """
+    from agents.checks.spec import parse_check
     from agents.estate import operate
     from agents.operating.services import add_service
-    from inventory.endpoints import parse_port, parse_target
     from inventory.model import Instance
-    from inventory.names import parse_host, parse_service
+    from inventory.names import parse_service
 
-    endpoint = parse_target(target)
+    with option_value("--check"):
+        parse_check(check, target=target, allow_exec=True)
     instance = Instance(
         service=parse_service(name),
-        host=parse_host(host_name),
-        target=str(endpoint),
-        port=parse_port(port) if port is not None else endpoint.port,
+        host=host_name,
+        target=str(target),
+        port=port if port is not None else target.port,
         check=check,
         weight=weight,
-        labels=parse_labels(labels),
+        labels=labels_of(labels),
     )
 
     async def work() -> bool:
@@ -85,13 +95,10 @@ def add(
 def list_services(app: App, host_name: str | None) -> None:
     """List the instances that operators placed."""
     from agents.estate import inspect
-    from inventory.names import parse_host
-
-    wanted = parse_host(host_name) if host_name is not None else None
 
     async def work() -> list[Instance]:
         async with inspect(app.home) as (_, _, log):
-            return [i for _, i in sorted(log.state.instances.items()) if wanted in (None, i.host)]
+            return [i for _, i in sorted(log.state.instances.items()) if host_name in (None, i.host)]
 
     _print_instances(app, run(work))
 
@@ -135,7 +142,7 @@ def _as_json(instance: Instance) -> dict[str, object]:
 @target_option
 @click.option("--reason", default="drained by an operator", show_default=True)
 @pass_app
-def drain(app: App, name: str, host_name: str | None, target: str | None, reason: str) -> None:
+def drain(app: App, name: str, host_name: str | None, target: Endpoint | None, reason: str) -> None:
     """No new streams go to the instances of NAME; live ones go on. `service resume` ends it."""
     from agents.operating.services import drain_service
 
@@ -148,7 +155,7 @@ def drain(app: App, name: str, host_name: str | None, target: str | None, reason
 @host_option
 @target_option
 @pass_app
-def resume(app: App, name: str, host_name: str | None, target: str | None) -> None:
+def resume(app: App, name: str, host_name: str | None, target: Endpoint | None) -> None:
     """Put the instances of NAME back into service."""
     from agents.operating.services import resume_service
 
@@ -161,7 +168,7 @@ def resume(app: App, name: str, host_name: str | None, target: str | None) -> No
 @host_option
 @target_option
 @pass_app
-def remove(app: App, name: str, host_name: str | None, target: str | None) -> None:
+def remove(app: App, name: str, host_name: str | None, target: Endpoint | None) -> None:
     """Take the instances of NAME out of the estate."""
     from agents.operating.services import remove_service
 
@@ -169,16 +176,11 @@ def remove(app: App, name: str, host_name: str | None, target: str | None) -> No
     words(f"removed: {', '.join(i.id for i in touched)}")
 
 
-def _which(name: str, host_name: str | None, target: str | None) -> Which:
+def _which(name: str, host_name: str | None, target: Endpoint | None) -> Which:
     from agents.operating.services import Which
-    from inventory.endpoints import parse_target
-    from inventory.names import parse_host, parse_service
+    from inventory.names import parse_service
 
-    return Which(
-        parse_service(name),
-        parse_host(host_name) if host_name is not None else None,
-        str(parse_target(target)) if target is not None else None,
-    )
+    return Which(parse_service(name), host_name, str(target) if target is not None else None)
 
 
 def _change(app: App, which: Which, change: Change) -> list[Instance]:

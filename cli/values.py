@@ -1,9 +1,17 @@
-"""Pure: what people write on the command line, as values. What belongs to the product's own grammar is parsed by it."""
+"""Pure: what people write on the command line, as values. What belongs to the product's own grammar is parsed by it.
+
+An option's value that cannot be parsed is a mistake in using the command (exit code 2); what parses and then does not
+fit the estate, and files that cannot be used, are bad input (64).
+"""
 
 from __future__ import annotations
 
 import datetime
+import importlib
 import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import click
 
@@ -29,14 +37,55 @@ def moment(text: str) -> float:
         raise click.BadParameter(f"{text[:64]!a} is not a time; {hint}") from None
 
 
-def parse_labels(pairs: tuple[str, ...]) -> dict[str, str]:
-    """`K=V` pairs in canonical form. Raises InputError for a bad one, or a key given twice."""
+def grammar(parser: str, *, keeps_text: bool = False) -> Callable[[str], Any]:
+    """The type of an option whose value is in the product's own grammar.
+
+    Args:
+        parser: `module:function`, imported when there is a value to parse.
+        keeps_text: the command gets what was written, once it is known to be good.
+    """
+    module, _, function = parser.partition(":")
+
+    def value(text: str) -> Any:
+        with option_value():
+            parsed = getattr(importlib.import_module(module), function)(text)
+        return text if keeps_text else parsed
+
+    return value
+
+
+@contextmanager
+def option_value(option: str | None = None) -> Iterator[None]:
+    """What is refused in here is refused as the value of the option (that being parsed, if none is named).
+
+    Raises:
+        click.BadParameter: for an InputError.
+    """
     from inventory.errors import InputError
-    from inventory.policy_rules import parse_label_pair
+
+    try:
+        yield
+    except InputError as exc:
+        what = f"{exc.what}; {exc.hint}" if exc.hint else exc.what
+        raise click.BadParameter(what, param_hint=f"'{option}'" if option else None) from None
+
+
+LABEL = grammar("inventory.policy_rules:parse_label_pair")
+DOMAIN = grammar("inventory.names:parse_domain")
+HOST = grammar("inventory.names:parse_host")
+SITE = grammar("inventory.names:parse_site")
+SERVICE = grammar("inventory.names:parse_service")
+PORT = grammar("inventory.endpoints:parse_port")
+TARGET = grammar("inventory.endpoints:parse_target")
+USER = grammar("inventory.policy_rules:parse_user")
+
+
+def labels_of(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """Raises InputError for a key that is given twice."""
+    from inventory.errors import InputError
 
     labels: dict[str, str] = {}
-    for pair in pairs:
-        key, value = parse_label_pair(pair)
+    for key, value in pairs:
         if key in labels:
             raise InputError(f"the label {key} is given twice", where="--label")
         labels[key] = value

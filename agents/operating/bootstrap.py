@@ -1,7 +1,8 @@
 """I/O: makes a trust domain: keys, root, issuer, registry with its first entries, and the first gateway's identity.
 
 Everything is made in a directory beside the home and renamed into place at the end, so there is a whole estate or none.
-A directory left by a killed run is made anew by the next one; its keys never meant anything to anybody.
+It is removed when that fails. One left by a killed run is made anew by the next; its keys never meant anything to
+anybody.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from agents import clock
-from agents.estate import Home, HomeConfig, store_config
+from agents.estate import Home, HomeConfig, check_certificate_lifetime, store_config
 from agents.knowledge.key_holders import claim_key
 from bridge import limits
 from bridge.dns.addresses import DEFAULT_SLICE
@@ -36,11 +37,13 @@ from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import InputError, Unavailable
 from inventory.home import lock_home, make_home, write_secret
 from inventory.model import Gateway
-from inventory.names import SpiffeId, parse_domain, parse_gateway
+from inventory.names import SpiffeId, parse_domain, parse_gateway, shown
 from inventory.registries.embedded import open_embedded
 from inventory.registries.interface import Change
 
 _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
+_MOUNTED = frozenset({errno.EBUSY, errno.EXDEV})
+"""What a rename onto a mount point says; a bind mount cannot be told beforehand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +72,17 @@ class NewEstate:
         for given, canonical in pairs:
             if given != canonical:
                 raise InputError(f"{given} is not in canonical form", hint=f"write it as {canonical}")
+        check_certificate_lifetime(self.certificate_lifetime)
+
+
+def parse_named_gateway(text: str) -> tuple[str, Endpoint]:
+    """`NAME=ADDR:PORT`. Raises InputError, which says which of the two parts is missing."""
+    name, equals, address = text.partition("=")
+    if not equals:
+        missing = "a name" if ":" in text else "an address"
+        hint = "write NAME=ADDR:PORT, like gw1=192.0.2.1:7443"
+        raise InputError(f"the gateway {shown(text)} lacks {missing}", hint=hint)
+    return parse_gateway(name), parse_endpoint(address)
 
 
 def new_estate(
@@ -85,10 +99,7 @@ def new_estate(
     Raises:
         InputError: a part cannot be used.
     """
-    name, equals, address = gateway.partition("=")
-    if not equals:
-        raise InputError("the gateway has no name", where=gateway[:80], hint="write it like gw1=192.0.2.1:7443")
-    endpoint = parse_endpoint(address)
+    named, endpoint = parse_named_gateway(gateway)
     if listen is not None:
         bound = parse_endpoint(listen)
     else:
@@ -96,7 +107,7 @@ def new_estate(
         bound = Endpoint("0.0.0.0", endpoint.port) if _is_name(endpoint) else endpoint
     return NewEstate(
         trust_domain=parse_domain(domain),
-        gateway=parse_gateway(name),
+        gateway=named,
         address=str(endpoint),
         listen=str(bound),
         operator_name=operator_name,
@@ -119,9 +130,14 @@ async def init(home: Path, estate: NewEstate) -> HomeConfig:
     home, building = _places(home)
     make_home(building)
     with lock_home(building):
-        _clear(building)
-        config = await _build(building, estate)
-        _move_into_place(building, home)
+        try:
+            _clear(building)
+            config = await _build(building, estate)
+            _move_into_place(building, home)
+        except BaseException:
+            # Interrupted, or the disk is full: what is half made is of no use to anybody, and holds keys.
+            shutil.rmtree(building, ignore_errors=True)
+            raise
     return config
 
 
@@ -129,7 +145,17 @@ def _places(home: Path) -> tuple[Path, Path]:
     """The home, which must be free, and where it is made."""
     real = home.resolve()
     _refuse_occupied(real)
+    if real.is_mount():
+        raise _mount_point(real)
     return real, real.parent / f".{real.name}.init"
+
+
+def _mount_point(home: Path) -> InputError:
+    return InputError(
+        "this is a mount point, and a whole estate cannot be renamed into its place",
+        where=str(home),
+        hint=f"choose a directory in it: --home {home / 'meshbridge'}",
+    )
 
 
 def _refuse_occupied(home: Path) -> None:
@@ -223,6 +249,8 @@ def _move_into_place(building: Path, home: Path) -> None:
     except OSError as exc:
         if exc.errno in _NOT_EMPTY:
             _refuse_occupied(home)
+        if exc.errno in _MOUNTED:
+            raise _mount_point(home) from None
         raise Unavailable(f"cannot be put into place: {exc.strerror}", where=str(home)) from None
 
 

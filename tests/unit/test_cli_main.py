@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -80,8 +81,8 @@ def test_every_command_is_there_and_has_help_with_an_example() -> None:
     assert contract <= names
     for name, command in found:
         assert command.help, name
-        # The demo is an example as a whole.
-        assert name == "demo" or "Example:" in (command.epilog or ""), name
+        assert "Example:" in (command.epilog or ""), name
+        assert {"--home", "--output"} <= {option for param in command.params for option in param.opts}, name
 
 
 def test_shell_completion_lists_commands() -> None:
@@ -181,11 +182,57 @@ def test_a_home_without_an_estate_says_what_to_run(cli: CommandLine, args: tuple
     assert not cli.home.exists(), "looking makes nothing"
 
 
-def test_nobody_reading_is_no_error() -> None:
-    command = f"{sys.executable} -m cli.main --help | true; echo ${{PIPESTATUS[0]}}"
-    for _ in range(3):
-        done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
-        assert not done.stderr
+def test_nobody_reading_is_quiet_and_no_answer() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        for args in (["--help"], ["status", "--help"], ["--version"]):
+            command = [sys.executable, "-m", "cli.main", *args]
+            done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+            assert (done.returncode, done.stderr) == (141, "")
+    finally:
+        os.close(writer)
+
+
+@pytest.mark.parametrize(("when", "code"), [("click", -signal.SIGINT), ("trio", 130)])
+def test_an_interrupt_while_modules_are_imported_is_quiet(when: str, code: int, tmp_path: Path) -> None:
+    interrupt = f"""
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == {when!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from cli.start import main
+main()
+"""
+    command = [sys.executable, "-c", interrupt, "--home", str(tmp_path / "op"), "host", "list"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip(), done.stdout) == (code, "", "")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("-o", "json", "policy", "check", "{}"),
+        ("policy", "-o", "json", "check", "{}"),
+        ("policy", "check", "{}", "-o", "json"),
+        ("policy", "check", "--output=json", "{}"),
+        ("-o", "table", "policy", "check", "{}", "-o", "json"),
+    ],
+)
+def test_the_output_is_chosen_before_or_after_the_command(cli: CommandLine, tmp_path: Path, args: list[str]) -> None:
+    (tmp_path / "policy.toml").write_text("")
+    assert cli.ok(*(arg.format(tmp_path / "policy.toml") for arg in args)).json["ok"] is True
+
+
+def test_the_home_may_be_named_after_the_command(cli: CommandLine, tmp_path: Path) -> None:
+    for args in (("status",), ("host", "list"), ("registry", "backup", str(tmp_path / "x"))):
+        said = cli.refused(64, *args, "--home", str(tmp_path / "elsewhere"))
+        assert str(tmp_path / "elsewhere") in said
+    (tmp_path / "file").touch()
+    assert "is a file" in cli.refused(2, "status", "--home", str(tmp_path / "file"))
+    assert "is not one of" in cli.refused(2, "status", "-o", "xml")
 
 
 def test_the_default_home(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from cli.output import text
-from cli.values import duration, moment, parse_labels
+from cli.values import LABEL, TARGET, duration, grammar, labels_of, moment, option_value
 from inventory.errors import InputError
 
 
@@ -32,9 +32,18 @@ def test_times_without_an_offset_are_utc() -> None:
 
 
 def test_labels() -> None:
-    assert parse_labels(("Role=Web", "tier=db")) == {"role": "web", "tier": "db"}
+    assert labels_of([LABEL("Role=Web"), LABEL("tier=db")]) == {"role": "web", "tier": "db"}
     with pytest.raises(InputError, match="twice"):
-        parse_labels(("a=1", "A=2"))
+        labels_of([LABEL("a=1"), LABEL("A=2")])
+
+
+def test_what_the_grammar_refuses_is_a_mistake_of_use_and_says_what_to_write() -> None:
+    with pytest.raises(click.BadParameter, match="'9000' is not ADDR:PORT; write it like"):
+        TARGET("9000")
+    assert grammar("inventory.names:parse_host", keeps_text=True)("VM1") == "VM1"
+    with pytest.raises(click.BadParameter, match="bad") as caught, option_value("--check"):
+        raise InputError("bad")
+    assert "'--check'" in caught.value.format_message()
 
 
 def test_c44_cells_never_carry_control_characters() -> None:

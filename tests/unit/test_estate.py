@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -151,6 +153,40 @@ async def test_what_a_killed_init_left_is_made_anew(tmp_path: Path) -> None:
     async with operate(tmp_path / "op") as operator:
         assert operator.state.number == 2
     assert not left.exists()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), Unavailable("no space left to write 5 bytes")])
+async def test_an_init_that_is_interrupted_or_fails_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    def fail(*_: object) -> None:
+        assert [path.name for path in tmp_path.iterdir()] == [".op.init"], "it is under way"
+        raise error
+
+    monkeypatch.setattr(bootstrap, "store_config", fail)
+    estate = bootstrap.new_estate(domain="t.internal", gateway="gw1=127.0.0.1:1", operator_name="bob")
+    with pytest.raises(type(error)):
+        await bootstrap.init(tmp_path / "op", estate)
+    assert os.listdir(tmp_path) == []
+
+
+async def test_a_mount_point_is_told_before_or_at_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estate = bootstrap.new_estate(domain="t.internal", gateway="gw1=127.0.0.1:1", operator_name="bob")
+    home = tmp_path / "op"
+    home.mkdir()
+
+    def busy(*_: object) -> None:
+        raise OSError(errno.EBUSY, "Device or resource busy")
+
+    for method, fake in (("is_mount", lambda self: self == home), ("rename", busy)):
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, method, fake)
+            with pytest.raises(InputError, match="mount point") as caught:
+                await bootstrap.init(home, estate)
+        assert caught.value.hint == f"choose a directory in it: --home {home}/meshbridge"
+        assert os.listdir(tmp_path) == ["op"]
 
 
 async def test_two_inits_at_once_do_not_mix(tmp_path: Path) -> None:
