@@ -1,4 +1,4 @@
-"""I/O: sockets that the worker is to join to a service (`meshbridge dial`), until it says what became of them."""
+"""I/O: sockets that a worker is to join to a service (`meshbridge dial`), until it says what became of them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import count
 
 import trio
 
+from agents.data_workers import DataWorkers
 from agents.supervisor import DataWorkerProcess
 from agents.workers import messages as m
 from bridge import limits
@@ -15,27 +16,28 @@ from inventory.names import ServiceName
 
 
 class Adoptions:
-    """Questions to the worker, by number."""
+    """Questions to workers, by number."""
 
-    def __init__(self, worker: DataWorkerProcess) -> None:
-        self._worker = worker
+    def __init__(self, workers: DataWorkers) -> None:
+        self._workers = workers
         self._ids = count(1)
-        self._waiting: dict[int, trio.MemorySendChannel[m.Adopted]] = {}
+        self._waiting: dict[int, tuple[DataWorkerProcess, trio.MemorySendChannel[m.Adopted]]] = {}
 
     async def join(self, wanted: ServiceName, sock: socket.socket, user: str) -> None:
-        """Have the worker join the socket to a service; returns when the far end accepted.
+        """Have a worker join the socket to a service; returns when the far end accepted. Owns the socket.
 
         Raises:
             AnswerIsNo: policy refuses it. Unavailable: nothing answers.
         """
         number = next(self._ids)
         send, receive = trio.open_memory_channel[m.Adopted](1)
-        self._waiting[number] = send
         message = m.Adopt(id=number, service=wanted.service, site=wanted.site, user=user)
+        worker = self._workers.tell_one(message, [sock])
+        if worker is None:
+            raise Unavailable("no data worker is ready", hint="try again")
+        self._waiting[number] = worker, send
         try:
             with trio.move_on_after(limits.OPEN_WAIT_TIMEOUT + 1):
-                if not await self._worker.tell(message, [sock.fileno()]):
-                    raise Unavailable("the data worker is not ready", hint="try again")
                 answer = await receive.receive()
                 if answer.error:
                     kind = AnswerIsNo if answer.denied else Unavailable
@@ -50,9 +52,8 @@ class Adoptions:
     def answered(self, message: m.Adopted) -> None:
         waiting = self._waiting.pop(message.id, None)
         if waiting is not None:
-            waiting.send_nowait(message)
+            waiting[1].send_nowait(message)
 
-    def worker_gone(self) -> None:
-        for waiting in self._waiting.values():
-            waiting.close()
-        self._waiting.clear()
+    def worker_gone(self, worker: DataWorkerProcess) -> None:
+        for number in [number for number, (asked, _) in self._waiting.items() if asked is worker]:
+            self._waiting.pop(number)[1].close()

@@ -31,7 +31,7 @@ from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
 from agents.node import Node, listen_on, warning
-from agents.supervisor import Latest
+from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits
 from bridge.bugs import tell_bug
@@ -64,13 +64,22 @@ class GatewayAgent(Node):
     """One gateway with its registry."""
 
     def __init__(
-        self, home: Path, config: HomeConfig, registry: EmbeddedRegistry, ledger: Ledger, *, metrics: str | None
+        self,
+        home: Path,
+        config: HomeConfig,
+        registry: EmbeddedRegistry,
+        ledger: Ledger,
+        *,
+        workers: int,
+        metrics: str | None,
     ) -> None:
-        super().__init__(home, config, ledger.state.root_certificate, metrics=metrics)
+        super().__init__(home, config, ledger.state.root_certificate, workers=workers, metrics=metrics)
         self._registry = registry
         self._ledger = ledger
         self._issuer = Issuer.from_pem(read_secret(home / "issuer.pem").decode(), where=str(home / "issuer.pem"))
-        self._paths = Paths(self._join, most=_paths_max())
+        self._paths = Paths(self._join, most=_paths_max() * workers)
+        self._carriers: dict[int, DataWorkerProcess] = {}
+        """Path -> the worker that carries it."""
         self._guests: OrderedDict[socket.socket, trio.CancelScope] = OrderedDict()
         self._control = ControlServer(self, self._paths.offer)
         self._enrolment = EnrolmentServer(
@@ -117,7 +126,7 @@ class GatewayAgent(Node):
         now = trio.current_time()
         self._leases = {host: now + limits.LEASE for host, p in self.snapshot.presence.items() if p.online}
         await self._tell_worker()
-        await self.worker.listen(m.ListenTunnels(), await listen_on(self.config.listen or self._own_address()))
+        self.workers.listen(m.ListenTunnels(), await listen_on(self.config.listen or self._own_address()))
         nursery.start_soon(self._follow_registry)
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._end_leases)
@@ -171,7 +180,7 @@ class GatewayAgent(Node):
             await trio.sleep(limits.REVOCATION_NOTICE)
         await self._tell_worker()
         for path_id in self._paths.forget(lambda host: self._gone(host) is not None):
-            await self.worker.tell(m.Unjoin(id=path_id, reason="an end of the path is revoked or removed"))
+            self._unjoin(path_id, "an end of the path is revoked or removed")
 
     async def _with_authority(self, state: AuthorityState, allows: tuple[Rule, ...], touched: Touched) -> Snapshot:
         """The snapshot with what the operator says now, and without what removed hosts said."""
@@ -218,7 +227,7 @@ class GatewayAgent(Node):
         state = dataclasses.replace(authority, invites={}, instances={}, numbers={}, policy=None, number=0, head="")
         if state != self._worker_knows:
             self._worker_knows = state
-            await self.worker.know(m.Authority(state=state, allows=()))
+            self.workers.know(m.Authority(state=state, allows=()))
         self.metrics.estate(services=self.snapshot.services.keys(), number=authority.number, as_of=clock.now())
 
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
@@ -334,18 +343,20 @@ class GatewayAgent(Node):
 
     # --- guests ---------------------------------------------------------------------------------------------------
 
-    async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+    async def worker_message(
+        self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]
+    ) -> None:
         match message:
             case m.Guest():
-                self._guest_came(fds[0], message)
+                self._guest_came(socks[0], message)
             case m.ControlStream():
                 spiffe = parse_spiffe_id(message.spiffe_id)
                 serve = partial(self._control.serve, remote=message.remote, not_after=message.not_after)
-                self._nursery.start_soon(serve, fds[0], spiffe.name, message.key)
+                self._nursery.start_soon(serve, socks[0], spiffe.name, message.key)
             case m.Unjoined():
-                self._paths.ended(message.id)
+                self._path_over(message.id)
             case _:
-                for sock in fds:
+                for sock in socks:
                     sock.close()
 
     def _guest_came(self, sock: socket.socket, guest: m.Guest) -> None:
@@ -395,15 +406,20 @@ class GatewayAgent(Node):
                 sock.close()
 
     async def _join(self, joined: Joined) -> None:
-        message = m.Join(id=joined.id, a=joined.a, b=joined.b)
-        told = False
-        try:
-            told = await self.worker.tell(message, [s.fileno() for s in joined.sockets])
-        finally:
-            for sock in joined.sockets:
-                sock.close()
-            if not told:
-                self._paths.ended(joined.id)
+        worker = self.workers.tell_one(m.Join(id=joined.id, a=joined.a, b=joined.b), joined.sockets)
+        if worker is None:
+            self._paths.ended(joined.id)
+        else:
+            self._carriers[joined.id] = worker
+
+    def _unjoin(self, path_id: int, reason: str) -> None:
+        worker = self._carriers.get(path_id)
+        if worker is not None:
+            worker.tell(m.Unjoin(id=path_id, reason=reason))
+
+    def _path_over(self, path_id: int) -> None:
+        self._carriers.pop(path_id, None)
+        self._paths.ended(path_id)
 
     async def before_drain(self) -> None:
         self._paths.close("the gateway is draining")
@@ -416,11 +432,12 @@ class GatewayAgent(Node):
     async def cut_remaining(self, reason: str) -> int:
         cut = list(self._paths.joined)
         for path_id in cut:
-            await self.worker.tell(m.Unjoin(id=path_id, reason=reason))
+            self._unjoin(path_id, reason)
         return len(cut)
 
-    def worker_started(self) -> None:
-        self._paths.forget_joined()
+    def worker_gone(self, worker: DataWorkerProcess) -> None:
+        for path_id in [path_id for path_id, carrier in self._carriers.items() if carrier is worker]:
+            self._path_over(path_id)
 
     # --- own certificate, disk ------------------------------------------------------------------------------------
 
@@ -551,7 +568,7 @@ async def peek_preface(sock: socket.socket) -> bytes:
         await trio.sleep(limits.PREFACE_POLL)
 
 
-async def run(home: Path, *, metrics: str | None = None) -> int:
+async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:
     """Run the gateway of this home until it is told to end; the exit code.
 
     Raises:
@@ -564,7 +581,7 @@ async def run(home: Path, *, metrics: str | None = None) -> int:
         async with open_registry(home) as registry:
             ledger = Ledger(registry, home, config.genesis)
             await ledger.load()
-            agent = GatewayAgent(home, config, registry, ledger, metrics=metrics)
+            agent = GatewayAgent(home, config, registry, ledger, workers=workers, metrics=metrics)
             try:
                 return await agent.run()
             finally:

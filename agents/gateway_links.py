@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import trio
 
 from agents.control.client import GatewayLink, LinkOwner
-from agents.supervisor import DataWorkerProcess
+from agents.data_workers import DataWorkers
 from agents.workers import messages as m
 from bridge.flows import Flow
 from inventory.errors import MeshError, Unavailable
@@ -19,9 +19,9 @@ from inventory.snapshot import Snapshot
 class GatewayLinks:
     """Owner of the links. `snapshot` gives what is known now: gateways change while links live."""
 
-    def __init__(self, owner: LinkOwner, worker: DataWorkerProcess, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, owner: LinkOwner, workers: DataWorkers, snapshot: Callable[[], Snapshot]) -> None:
         self._owner = owner
-        self._worker = worker
+        self._workers = workers
         self._snapshot = snapshot
         self._links: dict[str, GatewayLink] = {}
 
@@ -49,13 +49,14 @@ class GatewayLinks:
                 link = self._links[name] = GatewayLink(name, self._owner, self._open)
                 nursery.start_soon(link.run)
 
-    async def _open(self, gateway: str, sock: socket.socket) -> None:
-        """Have the worker carry the socket as the control stream to a gateway."""
+    def _open(self, gateway: str, sock: socket.socket) -> None:
+        """Have a worker carry the socket as the control stream to a gateway. Owns the socket."""
         known = self._gateways.get(gateway)
         if known is None:
+            sock.close()
             raise Unavailable(f"gateway {gateway} was removed")
-        if not await self._worker.tell(m.OpenControl(gateway=gateway, address=known.address), [sock.fileno()]):
-            raise Unavailable("the data worker is not ready")
+        if self._workers.tell_one(m.OpenControl(gateway=gateway, address=known.address), [sock]) is None:
+            raise Unavailable("no data worker is ready")
 
     def report_changed(self) -> None:
         for link in self:

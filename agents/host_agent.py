@@ -26,7 +26,7 @@ from agents.knowledge.known import Known
 from agents.local_services import LocalServices
 from agents.namespace import Namespace
 from agents.node import VERSION, Node, listen_on, warning
-from agents.supervisor import Latest
+from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
 from bridge import limits
@@ -58,15 +58,16 @@ class HostAgent(Node):
         config: HomeConfig,
         known: Known,
         *,
+        workers: int,
         metrics: str | None,
         dns: str | None,
         hosts_file: Path | None,
     ) -> None:
-        super().__init__(home, config, known.slice.genesis.root_certificate, metrics=metrics)
+        super().__init__(home, config, known.slice.genesis.root_certificate, workers=workers, metrics=metrics)
         self.known = known
         self._saved = known
         self.snapshot = known.snapshot
-        self.namespace = Namespace(home, config.addresses, listen=self.worker.listen, unlisten=self.worker.unlisten)
+        self.namespace = Namespace(home, config.addresses, listen=self.workers.listen, unlisten=self.workers.unlisten)
         dns = dns or config.dns
         self._dns = parse_endpoint(dns, zero_ok=True) if dns else None
         self._hosts_file = hosts_file
@@ -74,15 +75,15 @@ class HostAgent(Node):
         self._changed = Latest()
         self._save = Latest()
         self._alarms: dict[str, str] = {}
-        self._links = GatewayLinks(self, self.worker, lambda: self.snapshot)
-        self._adoptions = Adoptions(self.worker)
+        self._links = GatewayLinks(self, self.workers, lambda: self.snapshot)
+        self._adoptions = Adoptions(self.workers)
         self._services = LocalServices(home, config.name, self._links.report_changed)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery) -> None:
         if self.config.listen:
-            await self.worker.listen(m.ListenTunnels(), await listen_on(self.config.listen))
+            self.workers.listen(m.ListenTunnels(), await listen_on(self.config.listen))
         await self._publish()
         nursery.start_soon(self._services.run)
         nursery.start_soon(self._apply_changes)
@@ -123,8 +124,8 @@ class HostAgent(Node):
         snapshot = self.snapshot
         if snapshot.authority is not self._told[0] or snapshot.allows is not self._told[1]:
             self._told = (snapshot.authority, snapshot.allows)
-            await self.worker.know(m.Authority(state=snapshot.authority, allows=snapshot.allows))
-        await self.worker.know(
+            self.workers.know(m.Authority(state=snapshot.authority, allows=snapshot.allows))
+        self.workers.know(
             m.Placement(
                 revision=snapshot.revision,
                 presence=dict(snapshot.presence),
@@ -215,21 +216,21 @@ class HostAgent(Node):
     async def dial_back(self, gateway: str, message: c.DialBack) -> None:
         known = self.snapshot.authority.gateways.get(gateway)
         if known is not None:
-            await self.worker.tell(
+            self.workers.tell_one(
                 m.DialBack(peer=message.peer, gateway=gateway, address=known.address, ticket=message.ticket)
             )
 
     async def gateway_draining(self, gateway: str) -> None:
-        await self.worker.tell(m.LeaveGateway(gateway=gateway))
+        self.workers.tell_all(m.LeaveGateway(gateway=gateway))
 
     def link_changed(self) -> None:
         if self._links.is_any_connected:
             self.renewal_possible.ask()
 
-    def worker_gone(self) -> None:
-        self._adoptions.worker_gone()
+    def worker_gone(self, worker: DataWorkerProcess) -> None:
+        self._adoptions.worker_gone(worker)
 
-    def worker_started(self) -> None:
+    def worker_started(self, worker: DataWorkerProcess) -> None:
         self._links.retry_now()
 
     async def renew_identity(self) -> None:
@@ -250,10 +251,12 @@ class HostAgent(Node):
 
     # --- the worker -----------------------------------------------------------------------------------------------
 
-    async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+    async def worker_message(
+        self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]
+    ) -> None:
         match message:
             case m.PathNeeded():
-                self._nursery.start_soon(self._find_path, message.peer)
+                self._nursery.start_soon(self._find_path, worker, message.peer)
             case m.ControlEnded():
                 link = self._links.get(message.gateway)
                 if link is not None:
@@ -261,16 +264,16 @@ class HostAgent(Node):
             case m.Adopted():
                 self._adoptions.answered(message)
             case _:
-                for sock in fds:
+                for sock in socks:
                     sock.close()
 
-    async def _find_path(self, peer: str) -> None:
+    async def _find_path(self, worker: DataWorkerProcess, peer: str) -> None:
         try:
             answer: m.PathFound | m.PathFailed = await self._links.find_path(peer)
         except Exception as exc:  # whoever waits for the path is to hear of it, and nothing else to notice
             tell_bug("a path could not be asked for", exc, peer=peer)
             answer = m.PathFailed(peer=peer, reason=f"internal error: {type(exc).__name__}")
-        await self.worker.tell(answer)
+        worker.tell(answer)
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
         self._links.flowed(records)
@@ -305,8 +308,7 @@ class HostAgent(Node):
         user = await trio.to_thread.run_sync(user_name, connection.peer.uid)
         ours, theirs = socket.socketpair()
         with ours:
-            with theirs:  # the worker has its own by then; ours would hide from the client that the stream has ended
-                await self._adoptions.join(wanted, theirs, user)
+            await self._adoptions.join(wanted, theirs, user)
             await connection.take_over(ours)
 
     def status(self) -> dict[str, Any]:
@@ -370,7 +372,9 @@ def _next_epoch(home: Path) -> int:
     return epoch
 
 
-async def run(home: Path, *, metrics: str | None = None, dns: str | None = None, hosts_file: Path | None = None) -> int:
+async def run(
+    home: Path, *, workers: int, metrics: str | None = None, dns: str | None = None, hosts_file: Path | None = None
+) -> int:
     """Run the agent of this home until it is told to end; the exit code.
 
     Raises:
@@ -381,7 +385,7 @@ async def run(home: Path, *, metrics: str | None = None, dns: str | None = None,
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} gateway run")
     with lock_home(home):
         known = Known.load(home, config.genesis)
-        agent = HostAgent(home, config, known, metrics=metrics, dns=dns, hosts_file=hosts_file)
+        agent = HostAgent(home, config, known, workers=workers, metrics=metrics, dns=dns, hosts_file=hosts_file)
         try:
             return await agent.run()
         finally:

@@ -1,6 +1,6 @@
 """I/O: the namespace on a host: an address and a listening socket for every visible service, and the DNS zone.
 
-Sockets are bound here and served by the data worker. One that cannot be bound is a problem that `status` shows; the
+Sockets are bound here and served by the data workers. One that cannot be bound is a problem that `status` shows; the
 others work on. Addresses are remembered on disk, so they are the same after a restart.
 """
 
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -63,14 +63,14 @@ class Namespace:
     """Owner of the address book and of the listening sockets.
 
     Args:
-        listen, unlisten: hand a socket to the data worker, and take it back.
+        listen, unlisten: hand a socket to the data workers, and take it back.
         bind: makes a listening socket on an address and port, or raises OSError.
     """
 
     def __init__(
         self, home: Path, slice_text: str | None, *,
-        listen: Callable[[m.Listen, socket.socket], Awaitable[None]],
-        unlisten: Callable[[str, int], Awaitable[None]],
+        listen: Callable[[m.Listen, socket.socket], None],
+        unlisten: Callable[[str, int], None],
         bind: Callable[[str, int], socket.socket] = bind_tcp,
     ) -> None:  # fmt: skip
         self._home = home
@@ -105,7 +105,7 @@ class Namespace:
             # An address may have gone from one service to another.
             for place in [place for place, service in self._bound.items() if wanted.get(place) != service]:
                 del self._bound[place]
-                await self._unlisten(*place)
+                self._unlisten(*place)
             self.problems = {place: why for place, why in self.problems.items() if place in wanted}
             for place, service in wanted.items():
                 if place not in self._bound:
@@ -135,7 +135,7 @@ class Namespace:
             return
         self.problems.pop(place, None)
         self._bound[place] = service
-        await self._listen(m.Listen(service=service.service, site=service.site, address=address, port=port), sock)
+        self._listen(m.Listen(service=service.service, site=service.site, address=address, port=port), sock)
 
     def lookup(self, name: str) -> tuple[str, int] | None:
         """Address and port of a visible name (`web`, `web.dc1`)."""

@@ -1,6 +1,6 @@
-"""I/O: what a host's agent and a gateway have in common: the worker, the records, the admin socket, metrics, the end.
+"""I/O: what a host's agent and a gateway have in common: the workers, the records, the admin socket, metrics, the end.
 
-A node reads its home, starts its data worker, then serves until told to drain. The subclasses add what they know
+A node reads its home, starts its data workers, then serves until told to drain. The subclasses add what they know
 (`host_agent`, `gateway_agent`); this file never knows whether there is a registry.
 """
 
@@ -11,10 +11,9 @@ import os
 import resource
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Iterable
 from functools import partial
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,12 @@ import trio
 
 from agents import clock
 from agents.admin.server import AdminConnection, serve_admin
+from agents.data_workers import DataWorkers
 from agents.estate import HomeConfig
 from agents.instance_counts import InstanceCounts
 from agents.lifecycle import Lifecycle, say_ready
 from agents.loop_lag import LagStatus, watch_lag
+from agents.stream_questions import StreamQuestions
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits, logs
@@ -65,7 +66,9 @@ def _live_metrics() -> Metrics:
 class Node:
     """One running node. `home` is locked by the caller for as long as it runs."""
 
-    def __init__(self, home: Path, config: HomeConfig, root_certificate: str, *, metrics: str | None) -> None:
+    def __init__(
+        self, home: Path, config: HomeConfig, root_certificate: str, *, workers: int, metrics: str | None
+    ) -> None:
         self.home = home
         self.config = config
         self.name = config.name
@@ -78,18 +81,14 @@ class Node:
         self.metrics: Metrics = _live_metrics() if metrics else NoMetrics()
         self.loop_lag = LagStatus()
         self.started = clock.now()
-        self.tunnels: tuple[m.TunnelState, ...] = ()
-        self.streams = 0
         self.ready = False
         self.renewal_possible = Latest()
         """Asked when a gateway has been reached: a renewal that failed for want of one need not wait any longer."""
         self._root = root_certificate
         self._nursery: trio.Nursery
-        self._ids = count(1)
         self._count = Latest()
         self._counted: Snapshot
         self._instances = InstanceCounts()
-        self._stream_lists: dict[int, trio.MemorySendChannel[m.StreamList]] = {}
         begin = m.Begin(
             home=str(home),
             trust_domain=config.trust_domain,
@@ -98,13 +97,17 @@ class Node:
             site=None,
             root_certificate=root_certificate,
         )
-        self.worker = DataWorkerProcess(
-            begin, on_message=self._worker_said, on_start=self.worker_started, on_end=self._worker_ended
-        )
+        self.workers = DataWorkers(begin, workers, self)
+        self._questions = StreamQuestions(self.workers)
 
     @property
     def spiffe(self) -> SpiffeId:
         return SpiffeId(self.config.trust_domain, "gateway" if self.role == "gateway" else "host", self.name)
+
+    @property
+    def streams(self) -> int:
+        """Open streams of all workers, as they reported last."""
+        return self.workers.streams
 
     # --- what subclasses add --------------------------------------------------------------------------------------
 
@@ -123,13 +126,15 @@ class Node:
         """End what is still under way; how much it was."""
         return len(await self.cut_streams(reason))
 
-    def worker_started(self) -> None:
+    def worker_started(self, worker: DataWorkerProcess) -> None:
         """A (new) data worker has been told everything."""
 
-    def worker_gone(self) -> None:
-        """The data worker ended: whoever waits for its answer waits in vain."""
+    def worker_gone(self, worker: DataWorkerProcess) -> None:
+        """A data worker ended: whoever waits for its answer waits in vain."""
 
-    async def worker_message(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
+    async def worker_message(
+        self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]
+    ) -> None:
         raise NotImplementedError
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
@@ -176,7 +181,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self.lifecycle.watch_signals)
-            nursery.start_soon(self.worker.run)
+            nursery.start_soon(self.workers.run)
             nursery.start_soon(self.flow_log.run)
             nursery.start_soon(self._watch_itself)
             await self.start(nursery)
@@ -198,7 +203,7 @@ class Node:
         log.info("draining", streams=self.streams)
         with trio.move_on_after(limits.DRAIN_DEADLINE):
             await self.before_drain()
-            await self.worker.know(m.Drain(reason="shutting down"))
+            self.workers.know(m.Drain(reason="shutting down"))
             while not self.lifecycle.stopping.is_set():
                 if not await _counted(self.busy()):
                     return 0
@@ -249,7 +254,7 @@ class Node:
                 continue
             try:
                 await self.renew_identity()
-                await self.worker.tell(m.IdentityChanged())
+                self.workers.tell_all(m.IdentityChanged())
                 log.info("certificate renewed", ends=clock_words(self.identity.leaf.not_after))
                 await trio.sleep(limits.RENEWAL_INTERVAL)  # what came may be no newer
             except Exception as exc:  # a foreign chain may be anything; there is time for another
@@ -259,59 +264,39 @@ class Node:
                 life = leaf.not_after - leaf.not_before
                 await self.renewal_possible.asked(within=min(limits.RENEWAL_RETRY, _RETRY_SHARE * life))
 
-    # --- the worker -----------------------------------------------------------------------------------------------
+    # --- the workers ----------------------------------------------------------------------------------------------
 
-    async def _worker_said(self, message: m.FromWorker, fds: list[socket.socket]) -> None:
-        if len(fds) < message.fds:
+    async def worker_said(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
+        if len(socks) < message.fds:
             log.error("a connection was lost: out of descriptors", message=type(message).__name__)
             return
         match message:
             case m.WorkerReport():
-                self.tunnels, self.streams = message.tunnels, message.streams
-                self.metrics.absorb(message.counters, source=str(self.worker.pid))
+                self.metrics.absorb(message.counters, source=str(worker.pid))
                 self.loop_lag.heard("worker", message.counters.lag)
                 self.loop_lag.heard("turns", message.counters.turns)
                 for flow in message.flows:
                     self.flow_log.append(flow)
                 self.flowed(message.flows)
             case m.StreamList():
-                waiting = self._stream_lists.pop(message.id, None)
-                if waiting is not None:
-                    waiting.send_nowait(message)
+                self._questions.answered(worker, message)
             case m.Notice():
                 log.info(message.event, text=message.text)
             case _:
-                await self.worker_message(message, fds)
+                await self.worker_message(worker, message, socks)
 
-    def _worker_ended(self, pid: int) -> None:
-        self.tunnels, self.streams = (), 0
-        self.metrics.forget(str(pid))
-        for waiting in self._stream_lists.values():
-            waiting.close()
-        self._stream_lists.clear()
-        self.worker_gone()
+    def worker_ended(self, worker: DataWorkerProcess) -> None:
+        self.metrics.forget(str(worker.pid))
+        self._questions.worker_gone(worker)
+        self.worker_gone(worker)
 
     async def live_streams(self) -> tuple[Flow, ...]:
         """Records, so far, of the streams that are open. Raises Unavailable."""
-        return (await self._ask_worker(lambda number: m.ListStreams(id=number))).streams
+        return await self._questions.live()
 
     async def cut_streams(self, reason: str) -> tuple[Flow, ...]:
         """End every open stream; their records. Raises Unavailable."""
-        return (await self._ask_worker(lambda number: m.CutAll(id=number, reason=reason))).streams
-
-    async def _ask_worker(self, question: Callable[[int], m.ToWorker]) -> m.StreamList:
-        number = next(self._ids)
-        send, receive = trio.open_memory_channel[m.StreamList](1)
-        self._stream_lists[number] = send
-        try:
-            with trio.move_on_after(limits.WORKER_START_TIMEOUT):
-                if await self.worker.tell(question(number)):
-                    return await receive.receive()
-        except trio.EndOfChannel:
-            raise Unavailable("the data worker ended", hint="see the agent's log") from None
-        finally:
-            self._stream_lists.pop(number, None)
-        raise Unavailable("the data worker does not answer", hint="see the agent's log")
+        return await self._questions.cut(reason)
 
     def count_instances(self, snapshot: Snapshot, touched: Iterable[str] | None = None) -> None:
         """Instances by service and state, for metrics; `touched` are the hosts that changed, None for all."""
@@ -350,7 +335,15 @@ class Node:
             "certificate_ends": clock_words(self.identity.leaf.not_after),
             "authority_number": authority.number,
             "policy_number": authority.policy_number,
-            "worker": {"pid": self.worker.pid, "restarts": self.worker.restarts},
+            "workers": [
+                {
+                    "pid": worker.pid if worker is not None else None,
+                    "streams": worker.streams if worker is not None else 0,
+                    "tunnels": len(worker.tunnels) if worker is not None else 0,
+                    "restarts": restarts,
+                }
+                for worker, restarts in self.workers.rows()
+            ],
             "streams": self.streams,
             "loop_lag": self.loop_lag.status(),
             "tunnels": [
@@ -361,7 +354,7 @@ class Node:
                     "age_seconds": t.age,
                     "peer_certificate_ends": clock_words(t.remote_certificate_ends),
                 }
-                for t in sorted(self.tunnels, key=lambda t: (t.role, t.peer))
+                for t in sorted(self.workers.tunnels, key=lambda t: (t.role, t.peer))
             ],
             **self.status(),
             "warnings": self._common_warnings() + self.warnings(),
@@ -395,11 +388,11 @@ def renewal_wait(leaf: PeerIdentity, now: float) -> float:
 
 
 async def _counted(answer: Awaitable[int]) -> int:
-    """How many; none when the worker is gone, and with it all that it carried."""
+    """How many; none when the workers are gone, and with them all that they carried."""
     try:
         return await answer
     except Unavailable as exc:
-        log.warning("the data worker could not be asked", reason=exc.what)
+        log.warning("the data workers could not be asked", reason=exc.what)
         return 0
 
 

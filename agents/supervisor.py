@@ -1,15 +1,13 @@
-"""I/O: the supervisor's hold on its data worker: start it, tell it everything again when it was replaced, stop it.
+"""I/O: the supervisor's hold on one data worker process, from its start to its end.
 
-What a worker must know is kept here as the latest of each kind, so that a new one is told the same as the old one was:
-a worker that dies costs its own streams and nothing else. Nothing that a worker says or does ends the supervisor.
+What it is told goes out in the order in which it was said and never makes the caller wait: a worker that hangs holds up
+nobody, and is ended. Nothing that a worker says or does ends the supervisor. `data_workers` keeps a node's workers.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-import random
 import socket
 import subprocess
 import sys
@@ -19,7 +17,6 @@ from typing import Protocol
 
 import trio
 
-from agents.backoff import Backoff
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from bridge import limits
@@ -30,9 +27,6 @@ log = get_logger()
 
 _WORKER = "agents.workers.data_worker"
 _ROOT = Path(__file__).parents[1]
-_TUNNELS = ("@tunnels", 0)
-
-OnMessage = Callable[[m.FromWorker, list[socket.socket]], Awaitable[None]]
 
 
 class Process(Protocol):
@@ -44,17 +38,18 @@ class Process(Protocol):
     def wait(self) -> int: ...
 
 
-Start = Callable[[socket.socket], Process]
-"""Starts a worker that serves this end of a socketpair, which the caller closes. Raises OSError."""
+Start = Callable[[socket.socket, int], Process]
+"""Starts a worker that serves this end of a socketpair, which the caller closes, and uses the page of shares behind
+this descriptor. Raises OSError."""
 
 
-def start_worker(sock: socket.socket) -> Process:
+def start_worker(sock: socket.socket, page: int) -> Process:
     """A data worker process of this program. Raises OSError."""
     # Never from the current directory: whoever can write there could name his own package `agents`.
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", _WORKER, str(sock.fileno())],
-        pass_fds=[sock.fileno()],
+        [sys.executable, "-P", "-m", _WORKER, str(sock.fileno()), str(page)],
+        pass_fds=[sock.fileno(), page],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
         env={**os.environ, "PYTHONPATH": path},
@@ -62,178 +57,147 @@ def start_worker(sock: socket.socket) -> Process:
 
 
 class DataWorkerProcess:
-    """One data worker and its replacements.
+    """One worker process. Raises OSError: it cannot be started.
 
     Args:
-        begin: who the node is.
+        page: descriptor of the shared page (`agents.workers.shares`).
         on_message: called for every message; must not wait long. What it raises is logged. It owns the sockets; there
             are none when they were lost because this process ran out of descriptors.
-        on_start: called when a (new) worker has been told everything.
-        on_end: called when one has gone, with its pid.
-        start: starts a process.
     """
 
     def __init__(
         self,
-        begin: m.Begin,
-        *,
-        on_message: OnMessage,
-        on_start: Callable[[], None],
-        on_end: Callable[[int], None],
-        start: Start = start_worker,
+        start: Start,
+        page: int,
+        on_message: Callable[[DataWorkerProcess, m.FromWorker, list[socket.socket]], Awaitable[None]],
     ) -> None:
-        self._begin = begin
-        self._on_message = on_message
-        self._on_start = on_start
-        self._on_end = on_end
-        self._start = start
-        self._channel: Channel[m.ToWorker, m.FromWorker] | None = None
-        self._process: Process | None = None
-        self._authority: m.Authority | None = None
-        self._placement: m.Placement | None = None
-        self._listening: dict[tuple[str, int], tuple[m.Listen | m.ListenTunnels, socket.socket]] = {}
-        self._draining: m.Drain | None = None
-        self.restarts = 0
-
-    @property
-    def pid(self) -> int | None:
-        return self._process.pid if self._process is not None else None
-
-    # --- telling --------------------------------------------------------------------------------------------------
-
-    async def know(self, message: m.Authority | m.Placement | m.Drain) -> None:
-        """Something every worker must know, now and after a restart."""
-        if isinstance(message, m.Authority):
-            self._authority = message
-        elif isinstance(message, m.Placement):
-            self._placement = message
-        else:
-            self._draining = message
-        await self.tell(message)
-
-    async def listen(self, message: m.Listen | m.ListenTunnels, sock: socket.socket) -> None:
-        """Serve a listening socket; it stays open here, for the next worker."""
-        key = (message.address, message.port) if isinstance(message, m.Listen) else _TUNNELS
-        self._listening[key] = (message, sock)
-        await self.tell(message, [sock.fileno()])
-
-    async def unlisten(self, address: str, port: int) -> None:
-        """Stop serving it. The port is free when this returns, also while the worker has not closed its copy yet."""
-        kept = self._listening.pop((address, port), None)
-        if kept is None:
-            return
-        try:
-            await self.tell(m.Unlisten(address=address, port=port))
-        finally:
-            with contextlib.suppress(OSError):
-                kept[1].shutdown(socket.SHUT_RDWR)
-            kept[1].close()
-
-    async def tell(self, message: m.ToWorker, fds: Sequence[int] = ()) -> bool:
-        """Say something to the worker that is there now; False when there is none."""
-        channel = self._channel
-        if channel is None:
-            return False
-        with trio.move_on_after(limits.WORKER_SEND_TIMEOUT):
-            try:
-                await channel.send(message, fds)
-            except ChannelClosed:
-                return False
-            return True
-        log.error("the data worker does not read what it is told; another one takes its place", pid=self.pid)
-        channel.close()
-        return False
-
-    # --- keeping --------------------------------------------------------------------------------------------------
-
-    async def run(self) -> None:
-        """Keep a worker running until cancelled; then end it."""
-        backoff = Backoff(rng=random.Random())
-        try:
-            while True:
-                started = trio.current_time()
-                reason = await self._serve_one()
-                self.restarts += 1
-                if trio.current_time() - started > limits.BACKOFF_MAX:
-                    backoff.reset()
-                delay = backoff.next()
-                log.error("data worker ended; starting another", reason=reason, delay=round(delay, 2))
-                await trio.sleep(delay)
-        finally:
-            self._end()
-
-    async def _serve_one(self) -> str:
-        """One worker from its start to its end; why it ended."""
-        try:
-            channel, process = self._begin_one()
-        except OSError as exc:
-            return f"it cannot be started: {exc.strerror}"
-        self._process = process
-        try:
-            await self._introduce(channel)
-            while True:
-                await self._hear(*await channel.receive())
-        except ChannelClosed as exc:
-            return exc.what
-        finally:
-            self._channel = None
-            self._process = None
-            channel.close()
-            # It ends by itself once its socketpair is closed; make sure of it. The wait is for a killed process.
-            process.kill()
-            process.wait()
-            self._on_end(process.pid)
-
-    def _begin_one(self) -> tuple[Channel[m.ToWorker, m.FromWorker], Process]:
         ours, theirs = socket.socketpair()
         try:
-            process = self._start(theirs)
+            self._process = start(theirs, page)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
-        return Channel(ours, m.FromWorker), process
+        self._on_message = on_message
+        self._channel: Channel[m.ToWorker, m.FromWorker] = Channel(ours, m.FromWorker)
+        self._say, self._said = trio.open_memory_channel[tuple[m.ToWorker, Sequence[socket.socket], bool]](
+            limits.WORKER_OUTBOX_MAX
+        )
+        self.ready = False
+        """It has said that it started, and is told what happens."""
+        self.tunnels: tuple[m.TunnelState, ...] = ()
+        self.streams = 0
+        """As it reported last."""
 
-    async def _hear(self, message: m.FromWorker, socks: list[socket.socket]) -> None:
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    # --- telling --------------------------------------------------------------------------------------------------
+
+    def tell(self, message: m.ToWorker, socks: Sequence[socket.socket] = (), *, lent: bool = False) -> bool:
+        """Say something, after all that was said before; False when the worker is not there.
+
+        Owns the sockets, whatever becomes of them; or they are lent, and one that its owner closes before its turn is
+        not sent.
+        """
+        if self.ready:
+            try:
+                self._say.send_nowait((message, socks, lent))
+                return True
+            except trio.WouldBlock:
+                self._hangs()
+        if not lent:
+            _close(socks)
+        return False
+
+    def _hangs(self) -> None:
+        log.error("the data worker does not read what it is told; another one takes its place", pid=self.pid)
+        self.ready = False
+        self._channel.close()
+
+    async def _send(self) -> None:
+        """What is to be said, in order, until the worker is gone."""
+        async for message, socks, lent in self._said:
+            try:
+                fds = [sock.fileno() for sock in socks]
+                if -1 in fds:
+                    continue
+                with trio.move_on_after(limits.WORKER_SEND_TIMEOUT) as scope:
+                    await self._channel.send(message, fds)
+                if scope.cancelled_caught:
+                    self._hangs()
+            finally:
+                if not lent:
+                    _close(socks)
+
+    # --- its life -------------------------------------------------------------------------------------------------
+
+    async def run(self, begin: m.Begin, on_ready: Callable[[], None]) -> str:
+        """Serve it until it has ended, or end it when cancelled; why it ended. `on_ready` is called when it has
+        started, to tell it everything: what is said then nothing can overtake."""
+        reason = ""
         try:
-            await self._on_message(message, socks)
-        except Exception as exc:  # what one message leads to must not end the node
-            tell_bug("a worker's message was lost to a bug", exc, message=type(message).__name__)
-            for sock in socks:
-                sock.close()
+            await self._wait_started(begin)
+            self.ready = True
+            on_ready()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send)
+                while True:
+                    await self._hear(*await self._channel.receive())
+        except* ChannelClosed as group:
+            reason = _words(group)
+        finally:
+            self._end()
+        return reason
 
-    async def _introduce(self, channel: Channel[m.ToWorker, m.FromWorker]) -> None:
-        await self._wait_started(channel)
-        # From here on everything goes out in the order in which it is said: what is told meanwhile cannot be overtaken
-        # by what was known before, because each is looked up when it is its turn.
-        self._channel = channel
-        if self._authority is not None:
-            await self.tell(self._authority)
-        if self._placement is not None:
-            await self.tell(self._placement)
-        for key in list(self._listening):
-            kept = self._listening.get(key)
-            if kept is not None:
-                await self.tell(kept[0], [kept[1].fileno()])
-        if self._draining is not None:
-            await self.tell(self._draining)
-        self._on_start()
-
-    async def _wait_started(self, channel: Channel[m.ToWorker, m.FromWorker]) -> None:
+    async def _wait_started(self, begin: m.Begin) -> None:
         with trio.move_on_after(limits.WORKER_START_TIMEOUT):
-            await channel.send(self._begin)
-            message, socks = await channel.receive()
+            await self._channel.send(begin)
+            message, socks = await self._channel.receive()
             if isinstance(message, m.Started):
                 return
             await self._hear(message, socks)
             raise ChannelClosed("it could not start")
         raise ChannelClosed(f"it was not ready within {limits.WORKER_START_TIMEOUT:.0f} s")
 
+    async def _hear(self, message: m.FromWorker, socks: list[socket.socket]) -> None:
+        try:
+            await self._on_message(self, message, socks)
+        except Exception as exc:  # what one message leads to must not end the node
+            tell_bug("a worker's message was lost to a bug", exc, message=type(message).__name__)
+            _close(socks)
+
     def _end(self) -> None:
-        for _message, sock in self._listening.values():
-            sock.close()
-        self._listening.clear()
+        self.ready = False
+        self._channel.close()
+        self._say.close()
+        while True:
+            try:
+                _message, socks, lent = self._said.receive_nowait()
+            except (trio.WouldBlock, trio.EndOfChannel):
+                break
+            if not lent:
+                _close(socks)
+        self._said.close()
+        # It ends by itself once its socketpair is closed; make sure of it. The wait is for a killed process.
+        self._process.kill()
+        self._process.wait()
+
+
+def _close(socks: Sequence[socket.socket]) -> None:
+    for sock in socks:
+        sock.close()
+
+
+def _words(group: BaseExceptionGroup[ChannelClosed]) -> str:
+    """What the first error in a group says."""
+    first: BaseException = group
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    assert isinstance(first, ChannelClosed)
+    return first.what
 
 
 class Latest:

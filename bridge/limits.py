@@ -93,8 +93,10 @@ HEARTBEAT_MISSES = 3
 """A silent tunnel is given up after 15 s; TCP alone would take 15 minutes to 2 hours (F11)."""
 TUNNEL_IDLE = 600.0
 """A tunnel without streams is closed after this, unless it carries the control stream."""
-TUNNELS_PER_PEER = 16
-"""A peer has one, and for a while those that are being replaced; more than this is no use to anybody honest."""
+TUNNELS_PER_PEER = 128
+"""At one worker. A peer has one for each of its workers (WORKERS_MAX), as many again for each generation of them that
+has not ended yet, and those whose certificate was renewed under a stream that goes on; all may come to the same worker
+of ours. More than this is no use to anybody honest."""
 CONTROL_STREAMS_PER_TUNNEL = 2
 """One, and one that is about to end."""
 DIAL_TIMEOUT = 3.0
@@ -174,9 +176,23 @@ COUNT_INTERVAL = 1.0
 """Instances are counted for the metrics page at most this often: what reads it does so every few seconds."""
 SAVE_RETRY = 5.0
 """Between two tries to write them to a disk that is full or broken (F26)."""
+WORKERS_MAX = 8
+"""Data workers of one node: each is a process of about 45 MB, and holds a tunnel of its own to every peer it uses."""
+OLD_GENERATIONS_MAX = 2
+"""Generations of workers that may still be ending when SIGHUP starts another one."""
 WORKER_START_TIMEOUT = 10.0
 WORKER_SEND_TIMEOUT = 10.0
 """A worker that has not taken a message for so long hangs: it is ended and another one started."""
+WORKER_OUTBOX_MAX = 10000
+"""Messages that wait for one worker; it hangs as well when there are more."""
+WORKER_SETTLED = 2.0
+"""A worker that served for so long is replaced at once when it dies; one that dies sooner makes the next one wait."""
+SHARE_LEAD = 2
+"""Streams or tunnels by which a worker may be ahead of another before it lets that one take connections first ..."""
+SHARE_LEAD_DIVISOR = 8
+"""... plus this part of what the other one carries: at many, a small difference is none."""
+ACCEPT_GRACE = 0.005
+"""How long it lets the others: enough for an idle one to wake, and nobody notices when one hangs."""
 RESERVED_FDS = 64
 """Kept free for the control path when data connections use up the rest (F29)."""
 

@@ -10,6 +10,7 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import print_fields, print_json
+from cli.workers import worker_count, workers_option
 
 
 @click.group()
@@ -63,6 +64,7 @@ def _read_token() -> str:
 
 
 @agent.command("run", epilog="Example: meshbridge --home vm1 agent run --metrics 127.0.0.1:9100")
+@workers_option
 @click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics, /livez and /readyz here.  [default: nowhere]")
 @click.option("--dns", metavar="ADDR:PORT", help="DNS server for this run.")
 @click.option(
@@ -74,8 +76,9 @@ def _read_token() -> str:
     help="Keep a fenced block of names in this file; /etc/hosts when no PATH is given.",
 )
 @pass_app
-def run_agent(app: App, metrics: str | None, dns: str | None, hosts_file: Path | None) -> int:
+def run_agent(app: App, workers: int | None, metrics: str | None, dns: str | None, hosts_file: Path | None) -> int:
     """Run the agent in the foreground. SIGTERM drains, SIGHUP reloads."""
     from agents import host_agent
 
-    return run(partial(host_agent.run, app.home, metrics=metrics, dns=dns, hosts_file=hosts_file))
+    count = worker_count(workers)
+    return run(partial(host_agent.run, app.home, workers=count, metrics=metrics, dns=dns, hosts_file=hosts_file))

@@ -42,6 +42,7 @@ LONG_FILES = frozenset(
     f"test_{name}.py"
     for name in (
         "a_full_disk_costs_what_was_to_be_saved_and_nothing_else",
+        "a_killed_worker_costs_its_own_streams_only",
         "a_home_belongs_to_one_node_at_a_time",
         "a_reader_that_stops_slows_no_other_stream",
         "a_restored_registry_serves_its_hosts_again",

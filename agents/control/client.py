@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import random
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from itertools import count
 from typing import Any, Protocol, TypeVar
 
@@ -52,8 +52,8 @@ class LinkOwner(Protocol):
     def link_changed(self) -> None: ...
 
 
-Connect = Callable[[str, socket.socket], Awaitable[None]]
-"""Has the worker carry a socket as `@control` to the gateway of that name. Raises MeshError."""
+Connect = Callable[[str, socket.socket], None]
+"""Has a worker carry a socket, which it owns, as `@control` to the gateway of that name. Raises MeshError."""
 
 
 class GatewayLink:
@@ -146,10 +146,7 @@ class GatewayLink:
         ours, theirs = socket.socketpair()
         channel: Channel = ControlChannel(ours, m.FromGateway)
         try:
-            try:
-                await self._connect(self.gateway, theirs)
-            finally:
-                theirs.close()
+            self._connect(self.gateway, theirs)
             await channel.send(self._owner.hello())
             welcome: m.FromGateway | None = None
             with trio.move_on_after(limits.CONTROL_REQUEST_TIMEOUT + limits.PREAUTH_TIMEOUT):

@@ -45,7 +45,7 @@ class Paths:
     """Paths that were offered and not yet joined, and the hosts of those that were. Times are monotonic seconds.
 
     Args:
-        join: has the worker splice a path; owns its sockets.
+        join: has a worker splice a path; owns its sockets.
         most: how many paths there may be.
     """
 
@@ -131,10 +131,6 @@ class Paths:
 
     def ended(self, path_id: int) -> None:
         self.joined.pop(path_id, None)
-
-    def forget_joined(self) -> None:
-        """The worker that carried them is gone."""
-        self.joined.clear()
 
     def _forget_late(self) -> None:
         now = trio.current_time()

@@ -1,6 +1,6 @@
-"""I/O: a data worker: the process that moves bytes. Started by a supervisor, ended with it.
+"""I/O: a data worker: a process that moves bytes. Started by a supervisor, ended with it.
 
-    python -m agents.workers.data_worker FD      FD is its end of the socketpair to the supervisor
+    python -m agents.workers.data_worker FD PAGE     its end of the socketpair to the supervisor, and the shared page
 
 It holds the node's TLS identity, the verified snapshot and every tunnel; it decides by itself, so that a supervisor
 that is busy stalls nothing that is known. Reads top to bottom: messages in, the loop, what the parts call back.
@@ -28,6 +28,7 @@ from agents.workers.live import LiveFlow
 from agents.workers.outbound import Outbound
 from agents.workers.pool import Path as GatewayPath
 from agents.workers.pool import TunnelPool
+from agents.workers.shares import Kind, Shares
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
@@ -57,8 +58,9 @@ class DataWorker:
     """Everything one worker owns; the callbacks of pool, inbound and outbound end here."""
 
     def __init__(
-        self, loop: Loop, channel: Channel[m.FromWorker, m.ToWorker], nursery: trio.Nursery, begin: m.Begin
-    ) -> None:
+        self, loop: Loop, channel: Channel[m.FromWorker, m.ToWorker], nursery: trio.Nursery, begin: m.Begin,
+        shares: Shares,
+    ) -> None:  # fmt: skip
         self.name = begin.name
         self.role = begin.role
         self.site = begin.site
@@ -66,11 +68,14 @@ class DataWorker:
         self._shutting_down: str | None = None
         self.snapshot = Snapshot(authority=AuthorityState())
         self._channel = channel
+        self._shares = shares
         self._nursery = nursery
         self._tally = Tally()
         self._own: dict[tuple[str, str], Instance] = {}
         self._paths: dict[str, list[trio.MemorySendChannel[m.PathFound | m.PathFailed]]] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
+        self._stepped_back: list[Listener] = []
+        """Listeners that let other workers go first."""
         self._dial_backs = 0
         self._notices = 0
         self._notices_lost = 0
@@ -101,6 +106,7 @@ class DataWorker:
             self.streams.tick()
             for listener in self._listeners.values():
                 listener.resume()
+            self._publish()
             self.loop.settle()
 
     async def report(self) -> None:
@@ -108,6 +114,7 @@ class DataWorker:
         quiet = 0
         while True:
             await trio.sleep(_REPORT_INTERVAL)
+            self._publish()
             quiet += 1
             if self.streams.has_records or quiet >= _TICK / _REPORT_INTERVAL:
                 quiet = 0
@@ -186,7 +193,7 @@ class DataWorker:
                 if listener is not None:
                     listener.close()
             case m.ListenTunnels():
-                self._serve(("@tunnels", 0), fds[0], self.inbound.connection)
+                self._serve(("@tunnels", 0), fds[0], self.inbound.connection, "tunnels")
             case m.OpenControl():
                 self._tasks.start_soon(self._open_control, message, fds[0])
             case m.Adopt():
@@ -284,15 +291,44 @@ class DataWorker:
         def accepted(connection: socket.socket, address: object) -> None:
             self.outbound.connection(name, connection, address)
 
-        self._serve((message.address, message.port), sock, accepted)
+        self._serve((message.address, message.port), sock, accepted, "streams")
 
     def _serve(
-        self, place: tuple[str, int], sock: socket.socket, accepted: Callable[[socket.socket, object], None]
+        self, place: tuple[str, int], sock: socket.socket, take: Callable[[socket.socket, object], None], kind: Kind
     ) -> None:
         before = self._listeners.pop(place, None)
         if before is not None:
             before.close()
-        self._listeners[place] = Listener(self.loop, sock, accepted, self._may_accept)
+
+        def accepted(connection: socket.socket, address: object) -> None:
+            take(connection, address)
+            self._publish()
+
+        self._listeners[place] = Listener(
+            self.loop, sock, accepted, self._may_accept, lambda: self._is_ahead(kind), self._step_back
+        )
+        self._publish()
+
+    def _publish(self) -> None:
+        streams = self.streams.descriptors + self.outbound.waiting
+        tunnels = self.pool.count + self.inbound.waiting
+        self._shares.publish(accepts=bool(self._listeners), streams=streams, tunnels=tunnels)
+
+    def _is_ahead(self, kind: Kind) -> bool:
+        self._publish()
+        return self._shares.is_ahead(kind)
+
+    def _step_back(self, listener: Listener) -> None:
+        self._stepped_back.append(listener)
+        if len(self._stepped_back) == 1:
+            self._tasks.start_soon(self._take_late)
+
+    async def _take_late(self) -> None:
+        await trio.sleep(limits.ACCEPT_GRACE)
+        listeners, self._stepped_back = self._stepped_back, []
+        for listener in listeners:
+            listener.take_late()
+        self.loop.settle()
 
     # --- paths and control ----------------------------------------------------------------------------------------
 
@@ -427,15 +463,16 @@ class DataWorker:
         self.notice("internal-error", f"one connection was ended by {type(error).__name__}: {error}{where}")
 
 
-async def run(loop: Loop, fd: int) -> None:
-    """Serve the supervisor at the other end of `fd` until it is gone. Runs as a guest of `loop`."""
+async def run(loop: Loop, fd: int, page: int) -> None:
+    """Serve the supervisor at the other end of `fd` until it is gone, as a guest of `loop`; `page` is the shared one's
+    descriptor."""
     channel: Channel[m.FromWorker, m.ToWorker] = Channel(socket.socket(fileno=fd), m.ToWorker)
     begin, _ = await channel.receive()
     assert isinstance(begin, m.Begin)
     try:
         async with trio.open_nursery() as nursery:
             try:
-                worker = DataWorker(loop, channel, nursery, begin)
+                worker = DataWorker(loop, channel, nursery, begin, Shares(page, begin.row))
             except MeshError as exc:
                 await channel.send(m.Notice(event="worker-cannot-start", text=str(exc)))
                 return
@@ -454,7 +491,7 @@ def main() -> None:
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     loop = Loop()
-    run_with_guest(loop, run, loop, int(sys.argv[1]))
+    run_with_guest(loop, run, loop, int(sys.argv[1]), int(sys.argv[2]))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pure: what a supervisor and its data worker say to each other over their socketpair.
+"""Pure: what a supervisor and each of its data workers say to each other over their socketpair.
 
 The supervisor knows; the worker moves bytes. Descriptors travel beside the message that names them (see `channel`).
 Both ends are the same program at the same version, so nothing here is negotiated.
@@ -32,6 +32,8 @@ class Begin(Message, frozen=True, kw_only=True, tag="begin"):
     name: str
     site: str | None
     root_certificate: str
+    row: int = 0
+    """This worker's row of the page on which workers tell each other what they carry (`shares`)."""
 
 
 class Authority(Message, frozen=True, kw_only=True, tag="authority"):

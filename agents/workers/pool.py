@@ -92,6 +92,8 @@ class TunnelPool:
         self._root = root
         self._me = me
         self._tunnels: dict[SpiffeId, list[Tunnel]] = {}
+        self.count = 0
+        """Tunnels that are open."""
         self._coming: dict[Tunnel, trio.Event] = {}
         self._retired: set[Tunnel] = set()
         self._dials: dict[SpiffeId, _Dial] = {}
@@ -282,6 +284,7 @@ class TunnelPool:
     def tunnel_up(self, tunnel: Tunnel) -> None:
         tunnels = self._tunnels.setdefault(tunnel.peer.spiffe, [])
         tunnels.append(tunnel)
+        self.count += 1
         if len(tunnels) > limits.TUNNELS_PER_PEER:
             tunnel.close(Code.LIMIT, f"{tunnel.peer.spiffe} has {limits.TUNNELS_PER_PEER} tunnels already")
         waiting = self._coming.get(tunnel)
@@ -302,6 +305,7 @@ class TunnelPool:
         tunnels = self._tunnels.get(tunnel.peer.spiffe)
         if tunnels is not None and tunnel in tunnels:
             tunnels.remove(tunnel)
+            self.count -= 1
             if not tunnels:
                 del self._tunnels[tunnel.peer.spiffe]
             self._owner.tunnel_gone(tunnel, reason)

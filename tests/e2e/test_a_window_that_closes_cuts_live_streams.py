@@ -24,6 +24,7 @@ import trio
 
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
+from agents.workers.shares import SharesBoard
 from bridge.flows import Flow
 from inventory.authority import AuthorityState
 from inventory.model import Host, Instance, Presence
@@ -41,7 +42,7 @@ PATIENCE = 10.0
 WORKER = """
 import mmap, struct, sys, time
 from agents import clock
-with open(sys.argv[2], "r+b") as file:
+with open(sys.argv[3], "r+b") as file:
     shared = mmap.mmap(file.fileno(), 8)
 clock.now = lambda: struct.unpack("d", shared[:])[0] + time.monotonic()
 from agents.workers import data_worker
@@ -69,9 +70,11 @@ class Worker:
         self.clock = Clock(home / "clock")
         self.flows: list[Flow] = []
         ours, theirs = socket.socketpair()
+        self.board = SharesBoard()
+        fds = [theirs.fileno(), self.board.fd]
         with theirs:
-            argv = [sys.executable, "-c", WORKER, str(theirs.fileno()), str(home / "clock")]
-            self.process = subprocess.Popen(argv, cwd=ROOT, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
+            argv = [sys.executable, "-c", WORKER, *map(str, fds), str(home / "clock")]
+            self.process = subprocess.Popen(argv, cwd=ROOT, pass_fds=fds, stdin=subprocess.DEVNULL)
         self.channel: Channel[Any, Any] = Channel(ours, m.FromWorker)
         self._answers: dict[int, str] = {}
         self._news = trio.Event()
@@ -116,6 +119,7 @@ class Worker:
         self.channel.close()
         self.process.kill()
         self.process.wait()
+        self.board.close()
 
 
 async def start(home: Path, domain: TrustDomain, rest: list[tuple[Any, list[int]]]) -> Worker:
@@ -125,7 +129,7 @@ async def start(home: Path, domain: TrustDomain, rest: list[tuple[Any, list[int]
     worker = Worker(home)
     begin = m.Begin(
         home=str(home), trust_domain=TRUST_DOMAIN, role="host", name=home.name, site=None,
-        root_certificate=domain.root_pem,
+        root_certificate=domain.root_pem, row=worker.board.take(),
     )  # fmt: skip
     for message, fds in [(begin, []), *rest]:
         await worker.channel.send(message, fds)

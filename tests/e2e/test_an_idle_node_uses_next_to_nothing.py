@@ -7,7 +7,7 @@ import time
 import pytest
 
 from tests.support.estate import OPERATOR, Estate
-from tests.support.pair import CLIENT, SERVER, pids, start_pair, worker_pid
+from tests.support.pair import CLIENT, SERVER, pids, start_pair, worker_pids
 from tests.support.proc import cpu_seconds, resident_bytes
 from tests.support.traffic import Backend, echo
 
@@ -28,7 +28,7 @@ def test_idle_nodes_use_under_a_hundredth_of_a_core(estate: Estate) -> None:
             assert sock.recv(1) == b"?"
         assert pair.tunnel_paths() == ["through gw1"], "control streams, and a path through the gateway"
         processes = {f"{node} {pid}": pid for node in nodes for pid in pids(estate, node)}
-        workers = {worker_pid(estate, node) for node in nodes}
+        workers = {pid for node in nodes for pid in worker_pids(estate, node)}
         time.sleep(2.0)  # what the connection left to do is not idling
         before = {name: cpu_seconds(pid) for name, pid in processes.items()}
         began = time.monotonic()

@@ -16,7 +16,7 @@ import pytest
 from tests.support.estate import OPERATOR
 from tests.support.forged_records import Forger
 from tests.support.gateway_port import HonestTraffic, Port, p99, port_under_attack
-from tests.support.pair import worker_pid
+from tests.support.pair import worker_pids
 from tests.support.proc import cpu_seconds
 from tests.support.traffic import eventually
 from tests.support.tunnel_client import TunnelClient
@@ -72,7 +72,7 @@ def raw_send(tunnel: TunnelClient, records: bytes) -> None:
 def test_c26_a_flood_ends_its_own_tunnel_and_delays_nobody(
     port: Port, tmp_path: Path, record: Callable[[Forger], bytes]
 ) -> None:
-    pid = worker_pid(port.estate, OPERATOR)
+    (pid,) = worker_pids(port.estate, OPERATOR)
     with HonestTraffic(port, pause=0.002) as before:
         eventually(lambda: len(before.round_trips) >= 300, timeout=30)
     floods = [armed(port, tmp_path / f"keys-{number}", record) for number in range(ATTACKERS)]
@@ -95,4 +95,4 @@ def test_c26_a_flood_ends_its_own_tunnel_and_delays_nobody(
         print(f"{name}: round trip p99 {p99(trips) * 1e3:.1f} ms, longest {max(trips) * 1e3:.1f} ms of {len(trips)}")
     assert not beside.failures
     assert max(beside.round_trips) < 2 * max(before.round_trips) + LAG
-    assert worker_pid(port.estate, OPERATOR) == pid
+    assert worker_pids(port.estate, OPERATOR) == [pid]

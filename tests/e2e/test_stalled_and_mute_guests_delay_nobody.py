@@ -19,7 +19,7 @@ from bridge import limits
 from bridge.identity.contexts import bootstrap_client
 from tests.support.estate import OPERATOR
 from tests.support.gateway_port import HonestTraffic, Port, client_hello, p99, port_under_attack
-from tests.support.pair import worker_pid
+from tests.support.pair import worker_pids
 from tests.support.proc import resident_bytes
 from tests.support.traffic import eventually
 from tests.support.tunnel_client import Stream, TunnelClient
@@ -206,14 +206,14 @@ def hold_mute(port: Port) -> list[float]:
 
 @pytest.mark.slow
 def test_c23_two_thousand_mute_clients_delay_nobody(port: Port) -> None:
-    pid = worker_pid(port.estate, OPERATOR)
+    (pid,) = worker_pids(port.estate, OPERATOR)
     supervisor = port.estate.nodes[OPERATOR].pid
     with HonestTraffic(port) as before:
         eventually(lambda: len(before.handshakes) >= 20 and len(before.round_trips) >= 20, timeout=60)
     base = [resident_bytes(one) for one in (pid, supervisor)]
     with descriptors(MUTE + 500), HonestTraffic(port) as honest:
         kept = hold_mute(port)
-    assert pid == worker_pid(port.estate, OPERATOR), "the worker lived"
+    assert [pid] == worker_pids(port.estate, OPERATOR), "the worker lived"
     after = [resident_bytes(one) for one in (pid, supervisor)]
     print(f"mute: {len(kept)} of {MUTE} closed, after at most {max(kept):.1f} s")
     for name, traffic in (("before", before), ("meanwhile", honest)):

@@ -10,8 +10,9 @@ from tests.support.traffic import Backend, ask, eventually, hold, session
 
 COMMON = {
     *("node", "role", "trust_domain", "version", "pid", "started", "running", "certificate_ends"),
-    *("authority_number", "policy_number", "worker", "streams", "tunnels", "warnings", "services"),
+    *("authority_number", "policy_number", "workers", "streams", "tunnels", "warnings", "services"),
 }
+WORKER = {"pid", "streams", "tunnels", "restarts"}
 TUNNEL = {"peer", "path", "streams", "age_seconds", "peer_certificate_ends"}
 
 
@@ -35,7 +36,7 @@ def test_status_has_every_part_and_says_what_is(town: Town) -> None:
             agent, server, gateway = shown(town, "app"), shown(town, "db1"), shown(town, "op")
         for status in (agent, server, gateway):
             assert status.keys() >= COMMON
-            assert {"pid", "restarts"} <= status["worker"].keys()
+            assert all(worker.keys() == WORKER for worker in status["workers"]) and status["workers"]
             assert all(tunnel.keys() >= TUNNEL for tunnel in status["tunnels"])
         assert (agent["node"], agent["role"], gateway["node"], gateway["role"]) == ("app", "host", "gw1", "gateway")
         assert agent["policy_number"] == gateway["policy_number"] > 0

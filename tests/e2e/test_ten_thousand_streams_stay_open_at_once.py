@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from tests.support.estate import ROOT, Estate
-from tests.support.pair import CLIENT, SERVER, start_pair, status, worker_pid
+from tests.support.pair import CLIENT, SERVER, start_pair, status, worker_pids
 from tests.support.proc import resident_bytes
 from tests.support.traffic import eventually
 
@@ -26,9 +26,9 @@ def test_all_of_them_answer(estate: Estate) -> None:
     # The server's own limit is raised by its shell: it knows nothing of this test.
     serve = 'ulimit -n "$(ulimit -Hn)" && exec "$0" -m tests.support.servers hold'
     server = estate.start("server", ["sh", "-c", serve, sys.executable])
-    pair = start_pair(estate, {"hold": f"127.0.0.1:{int(server.stdout.wait_for('', 20))}"}, direct=True)
+    pair = start_pair(estate, {"hold": f"127.0.0.1:{int(server.stdout.wait_for('', 20))}"}, direct=True, workers=1)
     host, port = pair.place("hold")
-    before = {name: resident_bytes(worker_pid(estate, name)) for name in (SERVER, CLIENT)}
+    before = {name: sum(map(resident_bytes, worker_pids(estate, name))) for name in (SERVER, CLIENT)}
     command = [sys.executable, "-m", "tests.support.many", host, str(port), str(STREAMS)]
     with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as client:
         assert client.stdin is not None and client.stdout is not None
@@ -42,7 +42,7 @@ def test_all_of_them_answer(estate: Estate) -> None:
             alive = client.stdout.readline().split()
             assert alive[:2] == ["alive", str(STREAMS)]
             kb = {
-                name: (resident_bytes(worker_pid(estate, name)) - before[name]) / 1024 / STREAMS
+                name: (sum(map(resident_bytes, worker_pids(estate, name))) - before[name]) / 1024 / STREAMS
                 for name in (SERVER, CLIENT)
             }
             held = ", ".join(f"{name} {size:.1f} kB per stream" for name, size in kb.items())

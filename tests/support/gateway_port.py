@@ -79,7 +79,7 @@ class Port:
 @contextlib.contextmanager
 def port_under_attack(path: Path) -> Iterator[Port]:
     with Estate(path) as estate, Backend("echo", echo) as backend:
-        pair = start_pair(estate, {"echo": backend.target})
+        pair = start_pair(estate, {"echo": backend.target}, workers=1)  # no other one to get out of the way to
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(estate.add_host, PEERS))
         estate.ok(OPERATOR, "service", "add", "mute", "--host", "other", "--target", "127.0.0.1:9", "--port", "9")

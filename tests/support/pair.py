@@ -33,9 +33,19 @@ def status(estate: Estate, home: str) -> dict[str, Any]:
     return admin(estate, home, "status") or {}
 
 
-def worker_pid(estate: Estate, home: str) -> int:
-    """The data worker of a node, as soon as there is one."""
-    return int(eventually(lambda: status(estate, home).get("worker", {}).get("pid"), what=f"a worker of {home}"))
+def worker_pids(estate: Estate, home: str) -> list[int]:
+    """The data workers of a node, as soon as all are there."""
+
+    def found() -> list[int]:
+        listed = [worker["pid"] for worker in status(estate, home).get("workers", ())]
+        return listed if all(listed) else []
+
+    return eventually(found, what=f"the workers of {home}")
+
+
+def restarts(estate: Estate, home: str) -> int:
+    """How often a worker of a node was replaced."""
+    return sum(worker["restarts"] for worker in status(estate, home).get("workers", ()))
 
 
 def pids(estate: Estate, home: str) -> list[int]:
@@ -113,6 +123,7 @@ def start_pair(
     direct: bool = False,
     init: tuple[str, ...] = (),
     gateway_runs: bool = False,
+    workers: int | None = None,
 ) -> Pair:
     """Sets up and starts all three nodes; returns when every service can be called.
 
@@ -121,10 +132,12 @@ def start_pair(
         direct: whether vm1 listens, so that vm2 dials it; else their tunnel goes through the gateway.
         init: further options of `init`.
         gateway_runs: whether the caller has done `init` and started the gateway.
+        workers: of every node; None: as many as it takes by itself.
     """
+    options = ("--workers", str(workers)) if workers else ()
     if not gateway_runs:
         estate.init(*init)
-        estate.start_gateway()
+        estate.start_gateway(*options)
     pair = Pair(estate, services)
     join(estate, SERVER, listen=estate.free_endpoint() if direct else None)
     join(estate, CLIENT)
@@ -132,7 +145,7 @@ def start_pair(
         pair.town.place(name, SERVER, target, port=PORT + number)
     pair.town.policy(allow_all(services))
     for name in (SERVER, CLIENT):
-        estate.start_agent(name, ready=False)
+        estate.start_agent(name, *options, ready=False)
     for name in (SERVER, CLIENT):
         estate.wait_ready(name)
     wait_connected(estate, SERVER, CLIENT)

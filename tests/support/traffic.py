@@ -31,6 +31,8 @@ T = TypeVar("T")
 PATIENCE = 10.0
 """Seconds within which anything must have happened; a shared machine stalls for longer than one would think."""
 QUESTION = b"?\n"
+WORK = 0.3
+"""Seconds for an answer of `work`."""
 _POLL = 0.02
 _SO_ATTACH_FILTER = 26
 _DROP_ALL = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
@@ -67,6 +69,13 @@ Handler = Callable[[socket.socket, str], None]
 def answer(sock: socket.socket, name: str) -> None:
     """One line in, the name out, closed."""
     if _line(sock):
+        sock.sendall(f"{name}\n".encode())
+
+
+def work(sock: socket.socket, name: str) -> None:
+    """As `answer`, after as long as a request that has something to do takes."""
+    if _line(sock):
+        time.sleep(WORK)
         sock.sendall(f"{name}\n".encode())
 
 
@@ -260,6 +269,8 @@ class Load:
     def __init__(self, address: str, port: int, *, clients: int = 4, rate: float | None = None) -> None:
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
+        self.failed_from: list[float] = []
+        """When each of the failed requests began (time.monotonic)."""
         self._place = (address, port)
         self._interval = clients / rate if rate else 0.0
         self._changed = threading.Condition()
@@ -273,6 +284,7 @@ class Load:
     def _client(self) -> None:
         due = time.monotonic()
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 name, failure = ask(*self._place), ""
             except RequestFailed as exc:
@@ -280,6 +292,7 @@ class Load:
             with self._changed:
                 if failure:
                     self.failures.append(failure)
+                    self.failed_from.append(began)
                 else:
                     self.answers[name] += 1
                 self._changed.notify_all()

@@ -77,12 +77,13 @@ class Wire:
         self._send, self._receive = trio.open_memory_channel[GatewayEnd](100)
         self._ends: list[GatewayEnd] = []
 
-    async def _connect(self, gateway: str, sock: socket) -> None:
+    def _connect(self, gateway: str, sock: socket) -> None:
         assert gateway == "gw1"
         self.attempts += 1
         if self.error is not None:
+            sock.close()
             raise self.error
-        end: GatewayEnd = ControlChannel(sock.dup(), m.FromHost)
+        end: GatewayEnd = ControlChannel(sock, m.FromHost)
         self._ends.append(end)
         self._send.send_nowait(end)
 

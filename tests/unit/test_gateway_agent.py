@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -61,13 +62,15 @@ async def gate(tmp_path: Path) -> AsyncIterator[Gate]:
     async with open_registry(home) as registry:
         ledger = Ledger(registry, home, config.genesis)
         await ledger.load()
-        agent = GatewayAgent(home, config, registry, ledger, metrics=None)
+        agent = GatewayAgent(home, config, registry, ledger, workers=1, metrics=None)
         async with trio.open_nursery() as nursery:
             agent._nursery = nursery
             yield Gate(home, agent, ledger)
             nursery.cancel_scope.cancel()
 
 
+WORKER: Any = object()
+"""Whichever worker says it."""
 HELLO = c.Hello(version="1", epoch=1, number=1)
 
 
@@ -191,10 +194,8 @@ async def test_f46_a_revocation_is_published_before_anything_is_waited_for(
             await revoke_host(operator, "vm1", "stolen")
         await g.ledger.refresh()
 
-        async def hangs(message: object) -> None:
-            await trio.sleep_forever()
-
-        monkeypatch.setattr(g.agent.worker, "know", hangs)
+        told: list[int] = []
+        monkeypatch.setattr(g.agent.workers, "know", lambda _message: told.append(g.published))
         published = g.published
         g.agent._nursery.start_soon(g.agent._authority_changed)
         await trio.testing.wait_all_tasks_blocked()
@@ -288,7 +289,7 @@ async def test_c23_strangers_cost_a_bounded_number_of_slots(tmp_path: Path, monk
             ours, theirs = socket.socketpair()
             theirs.setblocking(False)
             ends.append(theirs)
-            await g.agent.worker_message(m.Guest(remote="10.0.0.9:1"), [ours])
+            await g.agent.worker_message(WORKER, m.Guest(remote="10.0.0.9:1"), [ours])
         await trio.testing.wait_all_tasks_blocked()
         assert len(g.agent._guests) == 3
         assert [_is_open(end) for end in ends] == [False, False, True, True, True], "who has waited longest goes"
@@ -312,7 +313,7 @@ async def test_h10_a_preface_that_is_none_of_ours_is_closed(tmp_path: Path, line
     async with gate(tmp_path) as g:
         ours, theirs = socket.socketpair()
         theirs.send(line)
-        await g.agent.worker_message(m.Guest(remote="10.0.0.9:1"), [ours])
+        await g.agent.worker_message(WORKER, m.Guest(remote="10.0.0.9:1"), [ours])
         await trio.testing.wait_all_tasks_blocked()
         assert not g.agent._guests
         theirs.setblocking(False)
@@ -329,7 +330,7 @@ async def test_two_tickets_make_a_path_and_a_lost_worker_gives_its_sockets_back(
             theirs.send(f"MBR1 {ticket}\n".encode())
             theirs.setblocking(False)
             ends.append(theirs)
-            await g.agent.worker_message(m.Guest(remote="10.0.0.9:1"), [ours])
+            await g.agent.worker_message(WORKER, m.Guest(remote="10.0.0.9:1"), [ours])
         await trio.testing.wait_all_tasks_blocked()
         assert not g.agent._guests
         assert [_is_open(end) for end in ends] == [False, False] and not g.agent._paths.joined

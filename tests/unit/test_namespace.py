@@ -57,12 +57,12 @@ class Machine:
         self._sockets.append(sock)
         return sock
 
-    async def _listen(self, message: m.Listen, sock: socket.socket) -> None:
+    def _listen(self, message: m.Listen, sock: socket.socket) -> None:
         assert sock in self._sockets
         self.listening[message.address, message.port] = ServiceName(message.service, message.site)
         self.log.append(f"+{message.service}:{message.port}")
 
-    async def _unlisten(self, address: str, port: int) -> None:
+    def _unlisten(self, address: str, port: int) -> None:
         name = self.listening.pop((address, port))
         self.log.append(f"-{name.service}:{port}")
 

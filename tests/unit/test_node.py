@@ -7,12 +7,14 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
 from agents.estate import HomeConfig
 from agents.node import Node, renewal_wait
+from agents.stream_questions import StreamQuestions
 from agents.workers import messages as m
 from bridge import limits
 from bridge.flows import Flow
@@ -60,20 +62,40 @@ def test_f32_a_clock_within_the_tolerance_is_no_reason() -> None:
 
 
 class FakeWorker:
-    """The worker process as a node holds it; `answers` says what becomes of questions."""
+    """A worker process as a node holds it."""
 
-    def __init__(self) -> None:
+    def __init__(self, pid: int) -> None:
         self.told: list[m.ToWorker] = []
-        self.there = True
-        self.pid = 1
-        self.restarts = 0
+        self.pid = pid
+        self.streams = 0
+        self.tunnels: tuple[m.TunnelState, ...] = ()
 
-    async def tell(self, message: m.ToWorker, fds: Any = ()) -> bool:
-        await trio.lowlevel.checkpoint()
+    def tell(self, message: m.ToWorker, socks: Any = ()) -> bool:
         self.told.append(message)
-        return self.there
+        return True
 
-    know = tell
+    @property
+    def asked(self) -> int:
+        """The number of the question it was asked last."""
+        last = self.told[-1]
+        assert isinstance(last, m.ListStreams | m.CutAll)
+        return last.id
+
+
+class FakeWorkers(list[FakeWorker]):
+    """A node's workers."""
+
+    streams = 0
+    tunnels = ()
+
+    def tell_all(self, message: m.ToWorker) -> None:
+        for worker in self:
+            worker.tell(message)
+
+    know = tell_all
+
+    def rows(self) -> list[tuple[FakeWorker, int]]:
+        return [(worker, 0) for worker in self]
 
 
 class OneNode(Node):
@@ -100,17 +122,24 @@ async def node(tmp_path: Path) -> OneNode:
     shutil.copy(domain.identity("host/vm1"), home / "identity.pem")
     (home / "identity.pem").chmod(0o600)
     config = HomeConfig(role="host", name="vm1", trust_domain="t.internal", genesis="0" * 64)
-    made = OneNode(home, config, domain.root_pem, metrics=None)
+    made = OneNode(home, config, domain.root_pem, workers=2, metrics=None)
     made.snapshot = Snapshot(authority=AuthorityState())
-    made.worker = FakeWorker()  # type: ignore[assignment]
+    made.workers = FakeWorkers([FakeWorker(1), FakeWorker(2)])  # type: ignore[assignment]
+    made._questions = StreamQuestions(made.workers)
     made.renewals, made.errors = [], []
     return made
+
+
+def workers(node: OneNode) -> Any:
+    return node.workers
 
 
 FLOW = Flow(ts=1.0, id="f", subject="host:vm1", service="web", result="ok")
 
 
-async def test_the_worker_is_asked_for_its_streams(node: OneNode, nursery: trio.Nursery) -> None:
+async def test_all_workers_are_asked_for_their_streams_and_the_answer_is_one(
+    node: OneNode, nursery: trio.Nursery
+) -> None:
     found: list[tuple[Flow, ...]] = []
 
     async def ask() -> None:
@@ -118,29 +147,43 @@ async def test_the_worker_is_asked_for_its_streams(node: OneNode, nursery: trio.
 
     nursery.start_soon(ask)
     await trio.testing.wait_all_tasks_blocked()
-    await node._worker_said(m.StreamList(id=999, streams=()), [])
-    await node._worker_said(m.StreamList(id=1, streams=(FLOW,)), [])
+    one, two = workers(node)
+    later = msgspec.structs.replace(FLOW, ts=2.0)
+    await node.worker_said(one, m.StreamList(id=999, streams=()), [])
+    await node.worker_said(two, m.StreamList(id=two.asked, streams=(later,)), [])
     await trio.testing.wait_all_tasks_blocked()
-    assert found == [(FLOW,)]
+    assert not found
+    await node.worker_said(one, m.StreamList(id=one.asked, streams=(FLOW,)), [])
+    await trio.testing.wait_all_tasks_blocked()
+    assert found == [(FLOW, later)]
 
 
-async def test_f40_a_worker_that_dies_answers_nobody_and_nobody_waits(
+async def test_f40_a_worker_that_dies_has_no_streams_and_nobody_waits_for_it(
     node: OneNode, autojump_clock: trio.testing.MockClock
 ) -> None:
+    found: list[tuple[Flow, ...]] = []
     reasons: list[str] = []
 
     async def ask() -> None:
         try:
-            await node.live_streams()
+            found.append(await node.live_streams())
         except Unavailable as exc:
             reasons.append(exc.what)
 
+    one, two = workers(node)
+    started = trio.current_time()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(ask)
         await trio.testing.wait_all_tasks_blocked()
-        started = trio.current_time()
-        node._worker_ended(1)
-    assert reasons == ["the data worker ended"] and trio.current_time() == started
+        node.worker_ended(one)
+        await node.worker_said(two, m.StreamList(id=two.asked, streams=(FLOW,)), [])
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(ask)
+        await trio.testing.wait_all_tasks_blocked()
+        node.worker_ended(one)
+        node.worker_ended(two)
+    assert found == [(FLOW,)] and reasons == ["the data workers ended"]
+    assert trio.current_time() == started
 
 
 async def test_a_worker_that_says_nothing_is_an_error_in_time(
@@ -148,14 +191,14 @@ async def test_a_worker_that_says_nothing_is_an_error_in_time(
 ) -> None:
     with pytest.raises(Unavailable, match="does not answer"):
         await node.live_streams()
-    node.worker.there = False  # type: ignore[attr-defined]
+    workers(node).clear()
     with pytest.raises(Unavailable, match="does not answer"):
         await node.cut_streams("x")
 
 
-async def test_a_drain_without_a_worker_is_over_at_once(node: OneNode, autojump_clock: trio.testing.MockClock) -> None:
-    """With it went all that it carried."""
-    node.worker.there = False  # type: ignore[attr-defined]
+async def test_a_drain_without_workers_is_over_at_once(node: OneNode, autojump_clock: trio.testing.MockClock) -> None:
+    """With them went all that they carried."""
+    workers(node).clear()
     assert await node._drain() == 0
 
 
@@ -179,8 +222,8 @@ async def test_f08_a_drain_waits_for_streams_and_cuts_what_is_left(
 
 
 async def test_f29_a_connection_whose_descriptor_was_lost_is_passed_over(node: OneNode) -> None:
-    await node._worker_said(m.Guest(remote="10.0.0.9:1"), [])
-    await node._worker_said(m.ControlStream(spiffe_id="x", key="", remote="", not_after=0.0), [])
+    await node.worker_said(workers(node)[0], m.Guest(remote="10.0.0.9:1"), [])
+    await node.worker_said(workers(node)[0], m.ControlStream(spiffe_id="x", key="", remote="", not_after=0.0), [])
 
 
 @pytest.mark.parametrize("error", [Unavailable("no gateway is connected"), ValueError("a chain of nonsense")])
@@ -191,7 +234,7 @@ async def test_f44_a_renewal_that_fails_is_tried_until_it_comes(
     node.errors = [error, error]
     with trio.move_on_after(2.5 * limits.RENEWAL_RETRY):
         await node._renewals()
-    assert node.renewals and m.IdentityChanged() in node.worker.told  # type: ignore[attr-defined]
+    assert node.renewals and m.IdentityChanged() in workers(node)[0].told  # type: ignore[attr-defined]
 
 
 async def test_a_gateway_that_renews_to_nothing_new_is_not_asked_without_end(

@@ -127,7 +127,8 @@ async def test_there_are_no_more_paths_than_the_gateway_can_carry() -> None:
     await gate.paths.arrive(for_b, socks[2])
     with pytest.raises(PeerError):
         gate.paths.offer("vm5", "vm6")
-    gate.paths.forget_joined()
+    for path_id in list(gate.paths.joined):
+        gate.paths.ended(path_id)
     gate.paths.offer("vm5", "vm6")
     for sock in socks:
         sock.close()

@@ -142,7 +142,11 @@ class Door:
         self.made: list[socket.socket] = []
         self.room = True
         self.fails = False
-        self.listener = Listener(self.loop, self.sock, self.take, lambda: self.room)
+        self.ahead = False
+        self.back: list[Listener] = []
+        self.listener = Listener(
+            self.loop, self.sock, self.take, lambda: self.room, lambda: self.ahead, self.back.append
+        )
 
     def take(self, sock: socket.socket, address: object) -> None:
         self.made.append(sock)
@@ -193,6 +197,48 @@ def test_f29_a_full_house_pauses_the_door_and_disturbs_nobody(door: Door) -> Non
     assert len(door.taken) == 1
     door.taken[0].send(b"welcome")
     assert waiting.recv(10) == b"welcome"
+
+
+def test_who_is_ahead_lets_others_take_the_connection_and_takes_it_late(door: Door) -> None:
+    door.ahead = True
+    for _ in range(5):
+        door.knock()
+    door.loop.turn()
+    assert not door.taken and door.back == [door.listener]
+    assert door.loop.turn() == 0, "it sleeps meanwhile"
+    door.listener.take_late()
+    assert len(door.taken) == 2, "nobody else did: a few"
+    door.loop.turn()
+    assert len(door.back) == 2 and len(door.taken) == 2
+    door.ahead = False
+    door.listener.take_late()
+    door.loop.turn()
+    assert len(door.taken) == 5
+
+
+def test_who_gets_ahead_while_it_accepts_leaves_the_rest(door: Door) -> None:
+    for _ in range(5):
+        door.knock()
+    take = door.take
+
+    def third_is_enough(sock: socket.socket, address: object) -> None:
+        take(sock, address)
+        door.ahead = len(door.taken) >= 3
+
+    door.listener._accepted = third_is_enough
+    door.loop.turn()
+    assert len(door.taken) == 3
+    door.loop.turn()
+    assert door.back == [door.listener] and len(door.taken) == 3
+
+
+def test_a_listener_that_stepped_back_can_be_closed(door: Door) -> None:
+    door.ahead = True
+    door.knock()
+    door.loop.turn()
+    door.listener.close()
+    door.listener.take_late()
+    assert not door.taken and door.loop.turn() == 0
 
 
 def test_f29_running_out_of_descriptors_pauses_the_door(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""I/O: the supervisor's hold on its worker, with a worker of the test's own at the other end of the socketpair."""
+"""I/O: the supervisor's hold on its workers, with workers of the test's own at the other ends of the socketpairs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+import msgspec
 import pytest
 import trio
 import trio.testing
 
+from agents.data_workers import DataWorkers
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
+from agents.workers.shares import Shares
 from bridge import limits
 from inventory.authority import AuthorityState
 
@@ -58,59 +61,66 @@ class FakeWorker:
         return message
 
     async def start(self) -> None:
-        assert await self.hear() == BEGIN
+        begin = await self.hear()
+        assert isinstance(begin, m.Begin) and msgspec.structs.replace(begin, row=0) == BEGIN
         await self.channel.send(m.Started(pid=self.pid))
 
 
 @dataclass
 class Supervised:
-    """The thing under test and all that it did."""
+    """The thing under test, its owner, and all that it did."""
 
-    workers: list[FakeWorker] = field(default_factory=list)
+    count: int = 1
+    started: list[FakeWorker] = field(default_factory=list)
     said: list[m.FromWorker] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
     starts: int = 0
     hear: Callable[[m.FromWorker], None] | None = None
     start_error: OSError | None = None
-    process: DataWorkerProcess = field(init=False)
+    workers: DataWorkers = field(init=False)
     _begun: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self.process = DataWorkerProcess(
-            BEGIN, on_message=self._message, on_start=self._start, on_end=self.ended.append, start=self._begin
-        )
+        self.workers = DataWorkers(BEGIN, self.count, self, start=self._begin)
 
-    def _start(self) -> None:
+    def worker_started(self, worker: DataWorkerProcess) -> None:
         self.starts += 1
 
-    def _begin(self, sock: socket.socket) -> FakeWorker:
-        if self.start_error is not None:
-            raise self.start_error
-        worker = FakeWorker(1000 + len(self.workers), Channel(sock.dup(), m.ToWorker))
-        self.workers.append(worker)
-        self._begun.set()
-        self._begun = trio.Event()
-        return worker
+    def worker_ended(self, worker: DataWorkerProcess) -> None:
+        self.ended.append(worker.pid)
 
-    async def worker(self, number: int) -> FakeWorker:
-        """The worker of this number, once there is one."""
-        while len(self.workers) <= number:
-            await self._begun.wait()
-        return self.workers[number]
-
-    async def _message(self, message: m.FromWorker, socks: list[socket.socket]) -> None:
+    async def worker_said(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
         self.said.append(message)
         for sock in socks:
             sock.close()
         if self.hear is not None:
             self.hear(message)
 
+    def _begin(self, sock: socket.socket, page: int) -> FakeWorker:
+        if self.start_error is not None:
+            raise self.start_error
+        worker = FakeWorker(1000 + len(self.started), Channel(sock.dup(), m.ToWorker))
+        self.started.append(worker)
+        self._begun.set()
+        self._begun = trio.Event()
+        return worker
+
+    async def worker(self, number: int) -> FakeWorker:
+        """The worker of this number, once there is one."""
+        while len(self.started) <= number:
+            await self._begun.wait()
+        return self.started[number]
+
+    @property
+    def restarts(self) -> int:
+        return sum(restarts for _, restarts in self.workers.rows())
+
 
 @asynccontextmanager
-async def supervised() -> AsyncIterator[Supervised]:
-    made = Supervised()
+async def supervised(count: int = 1) -> AsyncIterator[Supervised]:
+    made = Supervised(count)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(made.process.run)
+        nursery.start_soon(made.workers.run)
         await trio.testing.wait_all_tasks_blocked()
         yield made
         nursery.cancel_scope.cancel()
@@ -122,38 +132,37 @@ async def settled() -> None:
 
 async def test_a_new_worker_is_told_all_that_the_old_one_knew(autojump_clock: trio.testing.MockClock) -> None:
     async with supervised() as made:
-        await made.workers[0].start()
+        await made.started[0].start()
         await settled()
-        await made.process.know(authority(1))
-        await made.process.know(placement(1))
-        await made.process.know(authority(2))
+        made.workers.know(authority(1))
+        made.workers.know(placement(1))
+        made.workers.know(authority(2))
         sock = socket.socket(socket.AF_UNIX)
-        await made.process.listen(listen(80), sock)
+        made.workers.listen(listen(80), sock)
         assert made.starts == 1
-        made.workers[0].channel.close()
+        made.started[0].channel.close()
         second = await made.worker(1)
-        assert made.ended == [1000] and made.workers[0].killed and made.process.restarts == 1
+        assert made.ended == [1000] and made.started[0].killed and made.restarts == 1
         await second.start()
         heard = [await second.hear() for _ in range(3)]
         assert heard == [authority(2), placement(1), listen(80)]
         await settled()
-        assert made.starts == 2 and made.process.pid == 1001
+        assert made.starts == 2 and [worker.pid for worker in made.workers] == [1001]
     assert sock.fileno() == -1, "the listening sockets end with the supervisor"
 
 
 async def test_what_is_told_while_a_worker_is_introduced_is_not_lost_or_overtaken() -> None:
     """A revocation that comes in that very moment must reach the new worker, and come last."""
     async with supervised() as made:
-        worker = made.workers[0]
-        await made.process.know(authority(1))
-        await made.process.know(placement(1))
-        assert await worker.hear() == BEGIN
-        await worker.channel.send(m.Started(pid=1))
-        while not await made.process.tell(m.ListStreams(id=1)):
+        worker = made.started[0]
+        made.workers.know(authority(1))
+        made.workers.know(placement(1))
+        await worker.start()
+        while not made.workers.tell_one(m.ListStreams(id=1)):
             await trio.lowlevel.checkpoint()
-        await made.process.know(authority(2))
-        await made.process.know(placement(2))
-        await made.process.tell(m.ListStreams(id=2))
+        made.workers.know(authority(2))
+        made.workers.know(placement(2))
+        made.workers.tell_one(m.ListStreams(id=2))
         heard: list[m.ToWorker] = []
         while m.ListStreams(id=2) not in heard:
             heard.append(await worker.hear())
@@ -164,41 +173,119 @@ async def test_what_is_told_while_a_worker_is_introduced_is_not_lost_or_overtake
 async def test_a_socket_that_was_taken_back_is_not_given_to_the_next_worker() -> None:
     async with supervised() as made:
         kept, gone = socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)
-        await made.process.listen(listen(80), gone)
-        await made.process.listen(listen(81), kept)
-        await made.process.unlisten("127.96.0.2", 80)
+        made.workers.listen(listen(80), gone)
+        made.workers.listen(listen(81), kept)
+        made.workers.unlisten("127.96.0.2", 80)
         assert gone.fileno() == -1
-        await made.workers[0].start()
-        assert await made.workers[0].hear() == listen(81)
+        await made.started[0].start()
+        assert await made.started[0].hear() == listen(81)
 
 
-async def test_a_worker_that_hangs_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
-    async with supervised() as made:
-        await made.workers[0].start()
+async def test_a_worker_that_hangs_is_replaced_and_holds_up_no_other(autojump_clock: trio.testing.MockClock) -> None:
+    async with supervised(2) as made:
+        for worker in made.started:
+            await worker.start()
         await settled()
         before = trio.current_time()
-        told = True
-        while told:
-            told = await made.process.tell(m.Drain(reason="x" * 100_000))
+        for number in range(100):
+            made.workers.know(m.Drain(reason=f"{number} " + "x" * 100_000))
+        for number in range(100):
+            heard = await made.started[1].hear()
+            assert isinstance(heard, m.Drain) and heard.reason.startswith(f"{number} ")
+        assert trio.current_time() == before
+        await made.worker(2)
         assert trio.current_time() - before == pytest.approx(limits.WORKER_SEND_TIMEOUT)
+        assert made.started[0].killed and not made.started[1].killed
+
+
+async def test_a_worker_that_is_told_more_than_it_takes_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
+    async with supervised() as made:
+        await made.started[0].start()
+        await settled()
+        before = trio.current_time()
+        for _ in range(limits.WORKER_OUTBOX_MAX + 2):
+            made.workers.tell_all(m.Drain(reason="x" * 1000))
         await made.worker(1)
-        assert made.workers[0].killed
+        assert made.started[0].killed and trio.current_time() - before < 1
+
+
+async def test_a_worker_that_served_for_a_while_is_replaced_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    """And one that dies again and again makes the next one wait, longer and longer."""
+    async with supervised() as made:
+        await made.started[0].start()
+        await trio.sleep(limits.WORKER_SETTLED + 0.1)
+        before = trio.current_time()
+        made.started[0].channel.close()
+        await made.worker(1)
+        assert trio.current_time() == before
+        for number in range(1, 40):
+            (await made.worker(number)).channel.close()
+        await made.worker(40)
+        assert trio.current_time() - before > 60
+
+
+async def test_what_is_for_one_goes_to_the_one_that_carries_the_least() -> None:
+    async with supervised(3) as made:
+        shares = []
+        for worker in made.started:
+            begin = await worker.hear()
+            assert isinstance(begin, m.Begin)
+            shares.append(Shares(os.dup(made.workers._board.fd), begin.row))
+            await worker.channel.send(m.Started(pid=worker.pid))
+        await settled()
+        for mine, streams in zip(shares, (5, 0, 1), strict=True):
+            mine.publish(accepts=True, streams=streams, tunnels=0)
+        chosen = [made.workers.tell_one(m.ListStreams(id=number)) for number in range(5)]
+        pids = [worker.pid for worker in chosen if worker is not None]
+        assert pids[0] == 1001 and sorted(pids) == [1001, 1001, 1001, 1002, 1002], "what was given counts at once"
+        made.started[1].channel.close()
+        await settled()
+        last = made.workers.tell_one(m.ListStreams(id=9))
+        assert last is not None and last.pid == 1002
+        for mine in shares:
+            mine.close()
+
+
+async def test_all_are_told_what_all_must_know() -> None:
+    async with supervised(2) as made:
+        for worker in made.started:
+            await worker.start()
+        await settled()
+        made.workers.know(authority(1))
+        sock = socket.socket(socket.AF_UNIX)
+        made.workers.listen(listen(80), sock)
+        for worker in made.started:
+            assert [await worker.hear(), await worker.hear()] == [authority(1), listen(80)]
+
+
+async def test_a_socket_given_to_nobody_is_closed() -> None:
+    async with supervised() as made:
+        sock = socket.socket(socket.AF_UNIX)
+        assert made.workers.tell_one(m.OpenControl(gateway="gw1", address="127.0.0.1:1"), [sock]) is None
+        assert sock.fileno() == -1
+        await made.started[0].start()
+        await settled()
+        sock = socket.socket(socket.AF_UNIX)
+        assert made.workers.tell_one(m.OpenControl(gateway="gw1", address="127.0.0.1:1"), [sock])
+        made.started[0].channel.close()
+        await settled()
+        assert sock.fileno() == -1
 
 
 async def test_a_worker_that_never_starts_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
     async with supervised() as made:
         await made.worker(1)
         assert trio.current_time() >= limits.WORKER_START_TIMEOUT
-        assert made.workers[0].killed and made.starts == 0
+        assert made.started[0].killed and made.starts == 0
 
 
 async def test_a_worker_that_says_why_it_cannot_start_is_heard(autojump_clock: trio.testing.MockClock) -> None:
     async with supervised() as made:
         notice = m.Notice(event="worker-cannot-start", text="the identity cannot be used")
-        assert await made.workers[0].hear() == BEGIN
-        await made.workers[0].channel.send(notice)
+        await made.started[0].hear()
+        await made.started[0].channel.send(notice)
         await trio.sleep(1)
-        assert made.said == [notice] and made.workers[0].killed
+        assert made.said == [notice] and made.started[0].killed
 
 
 @pytest.mark.parametrize("error", [errno.EMFILE, errno.ENOMEM, errno.EAGAIN])
@@ -207,12 +294,12 @@ async def test_f29_a_process_that_cannot_be_started_is_tried_again(
 ) -> None:
     async with supervised() as made:
         made.start_error = OSError(error, os.strerror(error))
-        made.workers[0].channel.close()
+        made.started[0].channel.close()
         await trio.sleep(60)
         made.start_error = None
         await (await made.worker(1)).start()
         await settled()
-        assert made.starts == 1 and made.process.restarts > 1
+        assert made.starts == 1 and made.restarts > 1
 
 
 async def test_a_message_whose_handler_has_a_bug_costs_that_message_only() -> None:
@@ -220,7 +307,7 @@ async def test_a_message_whose_handler_has_a_bug_costs_that_message_only() -> No
         raise KeyError(str(message))
 
     async with supervised() as made:
-        worker = made.workers[0]
+        worker = made.started[0]
         await worker.start()
         made.hear = broken
         await worker.channel.send(m.PathNeeded(peer="vm2"))
@@ -236,7 +323,7 @@ async def test_a_message_whose_handler_has_a_bug_costs_that_message_only() -> No
 
 async def test_a_worker_that_speaks_nonsense_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
     async with supervised() as made:
-        worker = made.workers[0]
+        worker = made.started[0]
         await worker.start()
         await worker.channel.send(m.ListStreams(id=1))  # type: ignore[arg-type]
         await trio.sleep(1)
@@ -245,18 +332,18 @@ async def test_a_worker_that_speaks_nonsense_is_replaced(autojump_clock: trio.te
 
 async def test_nothing_is_told_when_nobody_is_there() -> None:
     async with supervised() as made:
-        assert not await made.process.tell(m.ListStreams(id=1)), "it has not started yet"
-        made.workers[0].channel.close()
+        assert not made.workers.tell_one(m.ListStreams(id=1)), "it has not started yet"
+        made.started[0].channel.close()
         await settled()
-        assert not await made.process.tell(m.ListStreams(id=1))
+        assert not made.workers.tell_one(m.ListStreams(id=1))
 
 
 async def test_descriptors_end_with_the_worker_they_were_for() -> None:
     before = len(os.listdir("/proc/self/fd"))
     async with supervised() as made:
-        await made.workers[0].start()
+        await made.started[0].start()
         sock = socket.socket(socket.AF_UNIX)
-        await made.process.listen(listen(80), sock)
+        made.workers.listen(listen(80), sock)
     assert len(os.listdir("/proc/self/fd")) == before
 
 
@@ -276,7 +363,7 @@ async def test_a_wish_is_kept_until_it_is_asked_for_and_granted_once(
 
 async def test_channel_closed_is_what_a_fake_worker_sees_at_the_end() -> None:
     async with supervised() as made:
-        worker = made.workers[0]
+        worker = made.started[0]
         await worker.start()
         spare = Channel[m.FromWorker, m.ToWorker](worker.channel._sock.dup(), m.ToWorker)
     with pytest.raises(ChannelClosed):

@@ -1,0 +1,208 @@
+"""I/O: a node's data workers: as many as it was told to have, each replaced when it dies, all told the same.
+
+What a worker must know is kept here as the latest of each kind, so that a new one is told what the old ones were: a
+worker that dies costs its own streams and nothing else. All wait on the same listening sockets; what is for one of them
+goes to the one that carries the least.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import msgspec
+import trio
+
+from agents.backoff import Backoff
+from agents.supervisor import DataWorkerProcess, Start, start_worker
+from agents.workers import messages as m
+from agents.workers.shares import SharesBoard
+from bridge import limits
+from bridge.logs import get_logger
+
+log = get_logger()
+
+_TUNNELS = ("@tunnels", 0)
+
+
+def default_count() -> int:
+    """One worker for each core that this process may use, up to the limit."""
+    return min(len(os.sched_getaffinity(0)), limits.WORKERS_MAX)
+
+
+class WorkersOwner(Protocol):
+    """The node, as far as its workers need it."""
+
+    def worker_started(self, worker: DataWorkerProcess) -> None:
+        """A (new) worker has been told everything."""
+
+    def worker_ended(self, worker: DataWorkerProcess) -> None:
+        """One has gone: whoever waits for its answer waits in vain."""
+
+    async def worker_said(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
+        """Must not wait long. Owns the sockets."""
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """The place of one worker and its replacements."""
+
+    restarts: int = 0
+    worker: DataWorkerProcess | None = None
+    row: int = 0
+    """Of the shared page, while there is a worker."""
+    given: int = 0
+    """What the worker was given since it last reported: the page does not show that yet."""
+
+
+class DataWorkers:
+    """All workers of a node.
+
+    Args:
+        begin: who the node is.
+        start: starts a process.
+    """
+
+    def __init__(self, begin: m.Begin, count: int, owner: WorkersOwner, *, start: Start = start_worker) -> None:
+        self._begin = begin
+        self._owner = owner
+        self._start = start
+        self._board = SharesBoard()
+        self._authority: m.Authority | None = None
+        self._placement: m.Placement | None = None
+        self._draining: m.Drain | None = None
+        self._listening: dict[tuple[str, int], tuple[m.Listen | m.ListenTunnels, socket.socket]] = {}
+        self.slots = tuple(Slot() for _ in range(count))
+
+    def __iter__(self) -> Iterator[DataWorkerProcess]:
+        """Those that are there and have been told everything."""
+        return iter([slot.worker for slot in self.slots if slot.worker is not None and slot.worker.ready])
+
+    @property
+    def streams(self) -> int:
+        return sum(worker.streams for worker in self)
+
+    @property
+    def tunnels(self) -> tuple[m.TunnelState, ...]:
+        return tuple(tunnel for worker in self for tunnel in worker.tunnels)
+
+    def rows(self) -> list[tuple[DataWorkerProcess | None, int]]:
+        """Every place for a worker: who serves in it, and how often another one had to take it."""
+        return [
+            (slot.worker if slot.worker is not None and slot.worker.ready else None, slot.restarts)
+            for slot in self.slots
+        ]
+
+    # --- telling --------------------------------------------------------------------------------------------------
+
+    def know(self, message: m.Authority | m.Placement | m.Drain) -> None:
+        """Something every worker must know, now and after a restart."""
+        if isinstance(message, m.Authority):
+            self._authority = message
+        elif isinstance(message, m.Placement):
+            self._placement = message
+        else:
+            self._draining = message
+        self.tell_all(message)
+
+    def listen(self, message: m.Listen | m.ListenTunnels, sock: socket.socket) -> None:
+        """Serve a listening socket; it stays open here, for the workers to come."""
+        key = (message.address, message.port) if isinstance(message, m.Listen) else _TUNNELS
+        self._listening[key] = (message, sock)
+        for worker in self:
+            worker.tell(message, [sock], lent=True)
+
+    def unlisten(self, address: str, port: int) -> None:
+        """Stop serving it. The port is free when this returns, also while workers have not closed their copies yet."""
+        kept = self._listening.pop((address, port), None)
+        if kept is None:
+            return
+        self.tell_all(m.Unlisten(address=address, port=port))
+        with contextlib.suppress(OSError):
+            kept[1].shutdown(socket.SHUT_RDWR)
+        kept[1].close()
+
+    def tell_all(self, message: m.ToWorker) -> None:
+        for worker in self:
+            worker.tell(message)
+
+    def tell_one(self, message: m.ToWorker, socks: Sequence[socket.socket] = ()) -> DataWorkerProcess | None:
+        """Say something to the worker that carries the least; which one it was, None when there is none. Owns the
+        sockets."""
+        for slot in sorted(self.slots, key=self._load):
+            if slot.worker is not None and slot.worker.ready:
+                slot.given += 1
+                slot.worker.tell(message, socks)
+                return slot.worker
+        for sock in socks:
+            sock.close()
+        return None
+
+    def _load(self, slot: Slot) -> int:
+        return slot.given + (self._board.load(slot.row) if slot.worker is not None else 0)
+
+    # --- keeping --------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keep the workers running until cancelled; then end them."""
+        try:
+            async with trio.open_nursery() as nursery:
+                for slot in self.slots:
+                    nursery.start_soon(self._keep, slot)
+        finally:
+            for _message, sock in self._listening.values():
+                sock.close()
+            self._listening.clear()
+            self._board.close()
+
+    async def _keep(self, slot: Slot) -> None:
+        backoff = Backoff(rng=random.Random())
+        while True:
+            began = trio.current_time()
+            reason = await self._serve_one(slot)
+            slot.restarts += 1
+            delay = 0.0
+            if trio.current_time() - began > limits.WORKER_SETTLED:
+                backoff.reset()
+            else:
+                delay = backoff.next()
+            log.error("data worker ended; starting another", reason=reason, delay=round(delay, 2))
+            await trio.sleep(delay)
+
+    async def _serve_one(self, slot: Slot) -> str:
+        """One worker from its start to its end; why it ended."""
+        try:
+            worker = DataWorkerProcess(self._start, self._board.fd, self._heard)
+        except OSError as exc:
+            return f"it cannot be started: {exc.strerror}"
+        slot.worker, slot.row, slot.given = worker, self._board.take(), 0
+        begin = msgspec.structs.replace(self._begin, row=slot.row)
+        try:
+            return await worker.run(begin, lambda: self._introduce(worker))
+        finally:
+            slot.worker = None
+            self._board.free(slot.row)
+            self._owner.worker_ended(worker)
+
+    def _introduce(self, worker: DataWorkerProcess) -> None:
+        for message in (self._authority, self._placement):
+            if message is not None:
+                worker.tell(message)
+        for listen, sock in self._listening.values():
+            worker.tell(listen, [sock], lent=True)
+        if self._draining is not None:
+            worker.tell(self._draining)
+        self._owner.worker_started(worker)
+
+    async def _heard(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
+        if isinstance(message, m.WorkerReport):
+            worker.tunnels, worker.streams = message.tunnels, message.streams
+            for slot in self.slots:
+                if slot.worker is worker:
+                    slot.given = 0
+        await self._owner.worker_said(worker, message, socks)
