@@ -25,6 +25,14 @@ from tests.bench.scale.shape import CORE_PORT, CORE_SERVICE, PORT
 from tests.bench.scale.stand import Cpu, Stand
 
 GOAL = 0.25
+TITLES = {
+    "a-signed": "signed, all hosts see it",
+    "a-reported": "reported by a host, all see it",
+    "b-signed": "signed, one team sees it",
+    "b-reported": "reported by a host, its team sees it",
+    "c-policy": "the policy with one rule changed",
+    "d-revocation": "revocation, all hosts see it",
+}
 _WITHIN = 60.0
 _QUIET = 0.5
 """Between two changes, so that what one left to do is not counted with the next."""
@@ -84,19 +92,19 @@ class Changes:
             await self._place(operator)
             signed = (self._drain, self._resume)
             found = [await self._signed(operator, signed[n % 2], self._everybody) for n in range(rounds)]
-            self._write(section, "a-signed", "signed, all hosts see it", found, goal=GOAL)
+            self._write(section, "a-signed", found, goal=GOAL)
             found = [await self._reported(shape.core_hosts[0], self._everybody, n) for n in range(rounds)]
-            self._write(section, "a-reported", "reported by a host, all see it", found, goal=GOAL)
+            self._write(section, "a-reported", found, goal=GOAL)
             found = [await self._signed(operator, self._add_in_team(n), len(team)) for n in range(rounds)]
-            self._write(section, "b-signed", f"signed, {len(team)} hosts see it", found, goal=GOAL)
+            self._write(section, "b-signed", found, goal=GOAL)
             found = [await self._reported(team[n % len(team)], len(team), n) for n in range(rounds)]
-            self._write(section, "b-reported", f"reported by a host, {len(team)} see it", found, goal=GOAL)
+            self._write(section, "b-reported", found, goal=GOAL)
             found = [await self._signed(operator, self._policy(n), self._everybody) for n in range(min(2, rounds))]
-            self._write(section, "c-policy", f"1 of {len(shape.policy):,} rules", found)
+            self._write(section, "c-policy", found)
             found = []
             for number in range(1, min(rounds + 1, shape.core)):
                 found.append(await self._revocation(operator, shape.core_hosts[-number]))
-            self._write(section, "d-revocation", "revocation, all hosts see it", found, goal=GOAL)
+            self._write(section, "d-revocation", found, goal=GOAL)
 
     # --- the changes ------------------------------------------------------------------------------------------------
 
@@ -161,9 +169,8 @@ class Changes:
         applied = [moment - at for moment in seen["applied"]]
         return Spread(applied, [moment - at for moment in seen["arrived"]], expected, cpu, max(lags, default=0.0))
 
-    def _write(
-        self, section: Section, key: str, title: str, found: Sequence[Spread], *, goal: float | None = None
-    ) -> None:
+    def _write(self, section: Section, key: str, found: Sequence[Spread], *, goal: float | None = None) -> None:
+        title = TITLES[key]
         if not found:
             return
         applied = [lag for spread in found for lag in spread.applied]

@@ -20,6 +20,7 @@ import msgspec
 
 from bridge.policy.decide import Permit, Subject
 from bridge.policy.permits import PermitCache
+from inventory.health import HealthByHost
 from inventory.model import Health, Instance
 from inventory.snapshot import Snapshot
 from inventory.visibility import visible
@@ -58,7 +59,7 @@ def everything_known(shape: Shape) -> Snapshot:
     hosts = shape.all_hosts()
     reported = {host.name: _as_read(shape.instances_on(host.name)) for host in hosts}
     health = {instance.id: Health(state="passing") for instances in reported.values() for instance in instances}
-    return replace(snapshot(hosts, (), shape.policy, reported=reported), health=health)
+    return replace(snapshot(hosts, (), shape.policy, reported=reported), health=HealthByHost(health))
 
 
 def _as_read(instances: tuple[Instance, ...]) -> tuple[Instance, ...]:

@@ -29,14 +29,23 @@ class Figure:
         return None if self.goal is None else self.value <= self.goal
 
 
+@dataclass(frozen=True)
+class Grid:
+    """Figures that are compared with each other, as a table of its own: a row is a figure, a column an estate."""
+
+    heads: list[str]
+    rows: list[tuple[Metric, list[float]]]
+
+
 @dataclass
 class Section:
-    """One part of the benchmark."""
+    """One part of the benchmark. With a `grid` that is shown in place of the figures."""
 
     title: str
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
+    grid: Grid | None = None
 
     def add(self, key: str, title: str, unit: Unit, value: float, goal: float | None = None) -> None:
         self.figures.append(Figure(key, title, unit, value, goal))

@@ -10,10 +10,14 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from tests.bench.metrics import Metric
 from tests.bench.report import with_section
-from tests.bench.scale.figures import Figure, Section
+from tests.bench.scale.changes import GOAL, TITLES
+from tests.bench.scale.figures import Figure, Grid, Section
+from tests.bench.scale.plots import curve_plot, spread_plot
 
 BEGIN, END = "<!-- make bench-scale writes from here -->", "<!-- to here: bench-scale -->"
+_PANELS = ("told", "change", "supervisor", "back_cpu")
 _VERDICT = {True: "met", False: "MISSED", None: ""}
 
 
@@ -32,12 +36,17 @@ class Report:
         for head in ("value", "goal", ""):
             table.add_column(head, justify="right")
         for section in self._sections:
+            if section.grid is not None:
+                continue
             table.add_row(f"[bold]{section.title}[/]", end_section=False)
             for figure in section.figures:
                 cells = _cells(figure)
                 style = {"met": "green", "MISSED": "red"}.get(cells[-1])
                 table.add_row(f"  {cells[0]}", *cells[1:-1], f"[{style}]{cells[-1]}[/]" if style else cells[-1])
         console.print(table)
+        for section in self._sections:
+            if section.grid is not None:
+                console.print(_grid_table(section.title, section.grid))
         for text in self._notes():
             console.print(text, markup=False, highlight=False)
 
@@ -58,6 +67,8 @@ class Report:
             "sections": [dataclasses.asdict(section) for section in self._sections],
         }
         (folder / "result.json").write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
+        for name, picture in self._pictures().items():
+            (folder / name).write_text(picture, encoding="utf-8")
 
     def publish(self, page: Path) -> bool:
         """Replace the marked part of a page, if it has one."""
@@ -65,16 +76,66 @@ class Report:
         if BEGIN not in text:
             return False
         page.write_text(with_section(text, self._markdown(), BEGIN, END), encoding="utf-8")
+        for name, picture in self._pictures().items():
+            (page.parent / name).write_text(picture, encoding="utf-8")
         return True
 
     def _markdown(self) -> str:
         lines = []
         for section in self._sections:
-            lines += [f"**{section.title}**", "", "| | value | goal | |", "|---|---:|---:|---|"]
-            lines += ["| " + " | ".join(_cells(figure)) + " |" for figure in section.figures]
+            lines += [f"**{section.title}**", ""]
+            if section.grid is not None:
+                lines += _markdown_of(["", *section.grid.heads], _grid_rows(section.grid))
+            else:
+                lines += _markdown_of(["", "value", "goal", ""], [_cells(figure) for figure in section.figures])
             lines.append("")
         lines += [f"- {note}" for note in self._notes()]
+        lines += ["", *(f"![{name.removesuffix('.svg')}]({name})" for name in self._pictures())]
         return "\n".join(lines)
+
+    def _pictures(self) -> dict[str, str]:
+        pictures = {}
+        grids = {section.title: section.grid for section in self._sections if section.grid is not None}
+        if grids:
+            pictures["bench-scale-curve.svg"] = curve_plot([_panel(key, grids) for key in _PANELS])
+        times = {
+            title: [moment for one in section.raw[key] for moment in one["applied"]]
+            for section in self._sections
+            for key, title in TITLES.items()
+            if key in section.raw
+        }
+        if any(times.values()):
+            pictures["bench-scale-changes.svg"] = spread_plot(times, GOAL)
+        return pictures
+
+
+def _panel(key: str, grids: Mapping[str, Grid]) -> tuple[Metric, dict[str, list[tuple[int, float]]]]:
+    """One figure of every curve against the number of hosts."""
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for title, grid in grids.items():
+        metric, values = next(row for row in grid.rows if row[0].key == key)
+        hosts = [int(head.split()[0].replace(",", "")) for head in grid.heads]
+        lines[title] = list(zip(hosts, values, strict=True))
+    return metric, lines
+
+
+def _grid_rows(grid: Grid) -> list[list[str]]:
+    return [[metric.title, *map(metric.shown, values)] for metric, values in grid.rows]
+
+
+def _grid_table(title: str, grid: Grid) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for head in grid.heads:
+        table.add_column(head, justify="right")
+    for row in _grid_rows(grid):
+        table.add_row(*row)
+    return table
+
+
+def _markdown_of(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "|---" + "|---:" * (len(heads) - 1) + "|"]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def _cells(figure: Figure) -> list[str]:

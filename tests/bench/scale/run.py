@@ -12,6 +12,7 @@ from tests.bench.machine import Neighbours, machine
 from tests.bench.place import Place
 from tests.bench.scale import decisions
 from tests.bench.scale.changes import Changes
+from tests.bench.scale.curve import KINDS, Curve
 from tests.bench.scale.figures import Section
 from tests.bench.scale.idle import FirstUpdates, Idle
 from tests.bench.scale.options import Options
@@ -73,6 +74,9 @@ class _Run:
                 self._on(stand)
         if "decisions" in self._options.only:
             self._measure("decisions", partial(decisions.measure, self._options.shape))
+        if "curve" in self._options.only:
+            for kind in KINDS:
+                self._measure(f"curve, {kind}", Curve(self._place, kind, self._options.sizes).measure)
 
     def _on(self, stand: Stand) -> None:
         options = self._options
@@ -92,6 +96,9 @@ class _Run:
         section = measure()
         for figure in section.figures:
             say(f"    {figure.key:<28} {figure.metric.shown(figure.value)}")
+        if section.grid is not None:
+            for metric, values in section.grid.rows:
+                say(f"    {metric.title:<40} {'  '.join(map(metric.shown, values))}")
         self._found(section)
 
 
