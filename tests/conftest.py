@@ -62,6 +62,7 @@ LONG_FILES = frozenset(
         "stalled_and_mute_guests_delay_nobody",
         "streams_that_never_end_are_cut_at_the_drain_deadline",
         "ten_thousand_streams_stay_open_at_once",
+        "the_scale_benchmark_works",
         "whatever_is_killed_starts_again",
     )
 )

@@ -10,6 +10,7 @@ docs/performance.md.
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ PAGE = Path("docs/performance.md")
 
 def main(arguments: Sequence[str]) -> int:
     options = parse_options(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is ended with us
     try:
         sections, about = run(options)
     except NotEnough as exc:

@@ -20,6 +20,7 @@ class Options:
         seconds: how long instances come and go.
         rate: changes a second meanwhile.
         rounds: how often each change is made.
+        down: seconds for which the gateway stays away, once.
         sizes: hosts of each point of the curves.
     """
 
@@ -31,6 +32,7 @@ class Options:
     seconds: float
     rate: float
     rounds: int
+    down: float
     sizes: tuple[int, ...]
     only: tuple[str, ...]
     out: Path
@@ -62,6 +64,7 @@ def parse_options(arguments: Sequence[str]) -> Options:
     parser.add_argument("--seconds", type=float, default=60.0, help="instances come and go for this long (default 60)")
     parser.add_argument("--rate", type=float, default=200.0, help="instance changes a second meanwhile (default 200)")
     parser.add_argument("--rounds", type=int, default=5, help="how often each change is made (default 5)")
+    parser.add_argument("--down", type=float, default=30.0, help="seconds without the gateway (default 30)")
     parser.add_argument("--sizes", type=_numbers, default=(10, 100, 1000), help="of the curves (default 10,100,1000)")
     parser.add_argument("--only", type=_parts, default=PARTS, help=f"some of {','.join(PARTS)}")
     parser.add_argument("--out", type=Path, default=Path("build/bench-scale"), help="default build/bench-scale")
@@ -72,14 +75,23 @@ def parse_options(arguments: Sequence[str]) -> Options:
     options = Options(**asked)
     if quick:
         options = replace(
-            options, hosts=20, services=200, instances=2000, rules=200, seconds=3.0, rounds=2, sizes=(10, 20)
+            options,
+            hosts=20,
+            services=200,
+            instances=2000,
+            rules=200,
+            seconds=3.0,
+            rate=50.0,
+            rounds=2,
+            down=3.0,
+            sizes=(10,),
         )
     if min(options.hosts, options.services, options.instances, options.rules, options.team, options.rounds) < 1:
         parser.error("numbers of things are from 1 on")
     if options.hosts % options.team:
         parser.error("--hosts is a multiple of --team")
-    if not (options.seconds > 0 and options.rate > 0):
-        parser.error("--seconds and --rate are more than 0")
+    if not (options.seconds > 0 and options.rate > 0 and options.down > 0):
+        parser.error("--seconds, --rate and --down are more than 0")
     return options
 
 

@@ -17,7 +17,7 @@ from tests.bench.scale.figures import Figure, Grid, Section
 from tests.bench.scale.plots import curve_plot, spread_plot
 
 BEGIN, END = "<!-- make bench-scale writes from here -->", "<!-- to here: bench-scale -->"
-_PANELS = ("told", "change", "supervisor", "back_cpu")
+PANELS = ("told", "change", "supervisor", "back_cpu")
 _VERDICT = {True: "met", False: "MISSED", None: ""}
 
 
@@ -97,7 +97,7 @@ class Report:
         pictures = {}
         grids = {section.title: section.grid for section in self._sections if section.grid is not None}
         if grids:
-            pictures["bench-scale-curve.svg"] = curve_plot([_panel(key, grids) for key in _PANELS])
+            pictures["bench-scale-curve.svg"] = curve_plot([_panel(key, grids) for key in PANELS])
         times = {
             title: [moment for one in section.raw[key] for moment in one["applied"]]
             for section in self._sections

@@ -87,6 +87,7 @@ class _Run:
             self._measure("changes", Changes(stand, options.rounds).measure)
         if "restart" in options.only:
             self._measure("the gateway is killed", Restart(stand).measure)
+            self._measure("the gateway is away for a while", Restart(stand, options.down).measure)
         if "churn" in options.only:
             churn = ComingAndGoing(stand, rate=options.rate, seconds=options.seconds)
             self._measure("instances come and go", churn.measure)

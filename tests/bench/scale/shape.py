@@ -106,14 +106,14 @@ class Shape:
         everyone = Rule(name="all look things up", effect="allow", sources=("host:**",), to=(CORE_SERVICE,))
         nobody = Rule(name="not from quarantine", effect="deny", sources=("label:team=quarantine",), to=(CORE_SERVICE,))
         real = Rule(name="real traffic", effect="allow", sources=(f"host:{SHOP_CLIENT}",), to=(SHOP,))
-        rules = [nobody, everyone, real]
+        rules = [everyone, real]
         for team in range(self.teams):
             services = self.services_in(team)
             for number in range(self.rules_of_team):
                 name = f"{team_name(team)} rule {number}" + (f" {word}" if team == number == 0 else "")
                 to = (services[number % len(services)],)
                 rules.append(Rule(name=name, effect="allow", sources=(f"label:team={team_name(team)}",), to=to))
-        return tuple(rules)
+        return (*rules, nobody)
 
 
 def team_name(team: int) -> str:

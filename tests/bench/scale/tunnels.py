@@ -136,7 +136,7 @@ class HostTunnels:
         """Bytes that came over the newest tunnel."""
         return self.pool.stamped.taken if self.pool.stamped is not None else 0
 
-    async def connect(self, gateway: str, sock: socket.socket) -> None:
+    def connect(self, gateway: str, sock: socket.socket) -> None:
         """Carry the socket as the control stream, as the worker of a host does when it is told to."""
         self._carrier.nursery.start_soon(self._open, gateway, sock.dup())
 
