@@ -53,6 +53,7 @@ class FlowLog:
         self._pending_bytes = 0
         self._allowance = float(limits.FLOW_BURST)
         self._allowance_at = monotonic()
+        self._last_size = 0
         self._untold = 0
         self.dropped = 0
         """Records lost since the start."""
@@ -61,12 +62,18 @@ class FlowLog:
 
     def append(self, flow: Flow) -> None:
         """Takes a record; `run` writes it. Never blocks, never raises."""
-        line = encode_flow(flow)
-        if self._pending_bytes + len(line) > limits.FLOW_PENDING_MAX or not self._afford(len(line)):
+        self._refill()
+        if self._allowance < self._last_size:  # too many per second: not worth encoding one more to find that out
             self._count_dropped(1)
             return
+        line = encode_flow(flow)
+        self._last_size = size = len(line)
+        if self._pending_bytes + size > limits.FLOW_PENDING_MAX or size > self._allowance:
+            self._count_dropped(1)
+            return
+        self._allowance -= size
         self._pending.append(line)
-        self._pending_bytes += len(line)
+        self._pending_bytes += size
 
     async def run(self) -> NoReturn:
         """Writes what was appended, in a thread, every FLOW_WRITE_INTERVAL; cancelled, it writes what is left."""
@@ -85,16 +92,12 @@ class FlowLog:
         if batch := self._take():
             self._settle(batch, self._write(batch.lines))
 
-    def _afford(self, size: int) -> bool:
+    def _refill(self) -> None:
         """A token bucket over bytes (F50)."""
         at = self._monotonic()
         self._allowance += max(0.0, at - self._allowance_at) * limits.FLOW_BYTES_PER_SECOND
         self._allowance = min(self._allowance, float(limits.FLOW_BURST))
         self._allowance_at = at
-        if size > self._allowance:
-            return False
-        self._allowance -= size
-        return True
 
     def _count_dropped(self, count: int) -> None:
         self.dropped += count

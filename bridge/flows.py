@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
+from bridge import limits
 from bridge.lines import json_line
 from inventory.errors import InputError
 from inventory.names import shown
@@ -58,8 +59,27 @@ class Flow(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     observed: str = ""
 
 
+_encode = msgspec.json.Encoder().encode
+_BARE = Flow(ts=0.0, id="", subject="", service="", result="ok", via="")
+_PLAIN_LINE_MAX = len(_encode(msgspec.structs.asdict(_BARE))) + limits.FOREIGN_TEXT_MAX
+"""In a line of this length no text is longer than FOREIGN_TEXT_MAX: everything else takes the rest."""
+
+
 def encode_flow(flow: Flow) -> bytes:
-    """One JSON line of printable ASCII with its newline, at most LOG_LINE_MAX bytes."""
+    """One JSON line of printable ASCII with its newline, at most LOG_LINE_MAX bytes.
+
+    Always what `encode_with_care` says. Nearly every record is harmless as it is, and seen to be so for a tenth of
+    the time: short, ASCII, with nothing that JSON had to escape.
+    """
+    if 0 <= flow.bytes_in < 2**63 and 0 <= flow.bytes_out < 2**63:
+        line = _encode(msgspec.structs.asdict(flow))
+        if len(line) <= _PLAIN_LINE_MAX and line.isascii() and b"\\" not in line and b"\x7f" not in line:
+            return line + b"\n"
+    return encode_with_care(flow)
+
+
+def encode_with_care(flow: Flow) -> bytes:
+    """The same, whatever is in the record."""
     return json_line({name: getattr(flow, name) for name in flow.__struct_fields__})
 
 

@@ -211,8 +211,9 @@ class ControlServer:
                 self._owner.reported(session.host, message)
             case m.Flows():
                 records = message.records[:_FLOWS_MAX]
+                host = session.host
                 self._owner.host_flowed(
-                    session.host, tuple(msgspec.structs.replace(r, host=session.host) for r in records)
+                    host, tuple(r if r.host == host else msgspec.structs.replace(r, host=host) for r in records)
                 )
             case m.Renew():
                 await session.working.acquire()
