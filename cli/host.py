@@ -97,19 +97,19 @@ def _print_token(app: App, invitation: Invitation) -> None:
 @host.command("list", epilog="Example: meshbridge -o json host list")
 @pass_app
 def list_hosts(app: App) -> None:
-    """List the hosts on record."""
+    """List the hosts on record: online or away where the gateway runs on this home, else only that they enrolled."""
     from agents.estate import inspect
-    from agents.operating.hosts import view_hosts
+    from agents.operating.hosts import view_hosts, with_presence
 
     async def work() -> list[HostView]:
         async with inspect(app.home) as (_, registry, log):
-            return await view_hosts(registry, log.state)
+            return await with_presence(await view_hosts(registry, log.state), app.home)
 
     views = run(work)
     if app.is_json:
         print_json(views)
         return
-    rows = [(v.name, v.state, v.site, v.labels, v.serves, len(v.instances)) for v in views]
+    rows = [(v.name, v.state_now, v.site, v.labels, v.serves, len(v.instances)) for v in views]
     print_table(("NAME", "STATE", "SITE", "LABELS", "SERVES", "INSTANCES"), rows)
 
 
@@ -119,14 +119,14 @@ def list_hosts(app: App) -> None:
 def show(app: App, name: str) -> None:
     """Show one host: its record, its enrolment, its instances, and refused uses of its tokens."""
     from agents.estate import inspect
-    from agents.operating.hosts import refusals_of, view_host
+    from agents.operating.hosts import refusals_of, view_host, with_presence
     from inventory.names import parse_host
 
     canonical = parse_host(name)
 
     async def work() -> tuple[HostView, list[Refusal]]:
         async with inspect(app.home) as (_, registry, log):
-            view = await view_host(registry, log.state, canonical)
+            [view] = await with_presence([await view_host(registry, log.state, canonical)], app.home)
             return view, await refusals_of(registry, log.state, canonical)
 
     view, refusals = run(work)

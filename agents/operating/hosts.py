@@ -9,10 +9,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import msgspec
 
 from agents import clock
+from agents.admin.client import call
 from agents.estate import Decide, Operator
 from agents.knowledge.key_holders import keys_of
 from bridge import limits
@@ -32,7 +34,7 @@ from inventory.authority import (
     verify_entry,
 )
 from inventory.authority.enrolments import RECORD_MAX_BYTES
-from inventory.errors import AnswerIsNo, InputError
+from inventory.errors import AnswerIsNo, InputError, MeshError
 from inventory.model import Host, Instance
 from inventory.names import SpiffeId, shown
 from inventory.registries.interface import Registry
@@ -214,6 +216,27 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     token_expires_at: int | None
     """Of the newest token, as long as it can be used."""
     instances: tuple[Instance, ...]
+    presence: str | None = None
+    """online or away, by the word of the gateway that runs on this home; None when none does, or it was never here."""
+
+    @property
+    def state_now(self) -> str:
+        """One word for people: `state`, and for an enrolled host whether it is there, as `status` says it."""
+        return self.presence if self.state == "enrolled" and self.presence is not None else self.state
+
+
+async def with_presence(views: Sequence[HostView], home: Path) -> list[HostView]:
+    """The same with what a gateway that runs on this home knows of who is there. Without one nothing changes."""
+    try:
+        known = await call(home, "hosts", answer_within=limits.NUDGE_TIMEOUT)
+    except MeshError:
+        return list(views)
+    return [
+        view
+        if view.enrolled_at is None
+        else msgspec.structs.replace(view, presence="online" if known.get(view.name, {}).get("online") else "away")
+        for view in views
+    ]
 
 
 async def view_hosts(registry: Registry, state: AuthorityState) -> list[HostView]:

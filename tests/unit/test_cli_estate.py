@@ -153,7 +153,7 @@ def test_host_list_for_people_and_for_scripts(op: CommandLine) -> None:
     (one,) = op.json("host", "list")
     assert set(one) == {
         *("name", "state", "site", "labels", "serves", "draining", "revoked", "enrolled_at", "enrolled_from"),
-        *("key", "token_expires_at", "instances"),
+        *("key", "token_expires_at", "instances", "presence"),
     }
     table = op.ok("host", "list").out.splitlines()
     assert table[0].split() == ["NAME", "STATE", "SITE", "LABELS", "SERVES", "INSTANCES"]

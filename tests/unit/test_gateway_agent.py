@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,11 @@ async def gate(tmp_path: Path) -> AsyncIterator[Gate]:
         ledger = Ledger(registry, home, config.genesis)
         await ledger.load()
         agent = GatewayAgent(home, config, registry, ledger, workers=1, metrics=None)
-        async with trio.open_nursery() as nursery:
-            agent._nursery = nursery
-            yield Gate(home, agent, ledger)
-            nursery.cancel_scope.cancel()
+        with closing(agent):
+            async with trio.open_nursery() as nursery:
+                agent._nursery = nursery
+                yield Gate(home, agent, ledger)
+                nursery.cancel_scope.cancel()
 
 
 WORKER: Any = object()
