@@ -59,10 +59,17 @@ APPEND_TRIES = 20
 """An operator's command that others kept overtaking this often gives up; each try takes milliseconds."""
 
 # --- Tunnels ------------------------------------------------------------------------------------------------------
-WINDOW_INITIAL = 256 * KIB
-"""Per stream and direction. At 1 ms round trip it allows 250 MB/s before it grows."""
+WINDOW_INITIAL = 64 * KIB
+"""Per stream and direction, until its reader took the half of it: what a reader that never reads can hold (F30)."""
+WINDOW_USUAL = 256 * KIB
+"""What it has from then on, while the budget lasts. At 1 ms round trip it allows 250 MB/s."""
 WINDOW_MAX = 2 * MIB
 """A flow that keeps draining its window has it grown up to this."""
+WINDOWS_GROWN_MAX = 24 * MIB
+"""All that windows of a process have grown beyond WINDOW_INITIAL. With it 500 readers that stop hold less than
+500 x 128 KiB, whatever they did before (F30)."""
+WINDOW_GROWTH_SHARE = 8
+"""A window may grow by this part of what is left of it: 3 MiB at first, 256 KiB when there are 2 MiB left."""
 FRAME_BODY_MAX = 65535
 """The header's length field is 16 bits."""
 CONTROL_BODY_MAX = 4 * KIB
@@ -73,14 +80,16 @@ OPENS_PER_SECOND = 20000
 """Streams a peer may open on one tunnel per second, averaged over a burst of as many (C29)."""
 TUNNEL_PENDING_MAX = 1 * MIB
 """Bytes waiting to be written to a tunnel; above it no local socket is read for that tunnel."""
-EARLY_MAX = 256 * KIB
+EARLY_MAX = WINDOW_INITIAL
 """Bytes sent on a stream before its ACCEPT, kept so that they can be sent again after a refusal."""
 TUNNEL_BUFFERED_MAX = 128 * MIB
 """Bytes that wait here for slow readers of one tunnel's streams; above it the slow reader at hand is cut, not the
-tunnel.
-500 readers that have stopped altogether fit."""
+tunnel. 1,600 readers that have stopped altogether fit."""
 PROCESS_BUFFERED_MAX = 256 * MIB
 """The same for all tunnels of a process."""
+TRIM_AFTER = 16 * MIB
+"""When this much of what waited for slow readers has gone, free memory is given back to the system; it takes
+milliseconds."""
 ANSWERS_MAX = 250000
 """Frames waiting for a peer that does not read. Honest ones stay far below: DATA stops at TUNNEL_PENDING_MAX, and every
 stream has a handful of others."""

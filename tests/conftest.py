@@ -52,6 +52,7 @@ LONG_FILES = frozenset(
         "certificates_rotate_under_streams",
         "commands_answer_from_disk_with_everything_down",
         "enrolment_survives_kill_9",
+        "five_hundred_readers_that_stop_hold_a_stated_amount",
         "flows_follow_shows_each_stream_as_it_ends",
         "host_drain_waits_for_streams_and_cuts_at_the_deadline",
         "hosts_start_and_serve_without_any_gateway",

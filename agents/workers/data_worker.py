@@ -35,6 +35,7 @@ from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.counters import Tally
 from bridge.lines import plain
+from bridge.memory import Returner
 from bridge.relay.host_loop import run_with_guest
 from bridge.relay.listener import Listener
 from bridge.relay.local import LocalSocket
@@ -79,6 +80,7 @@ class DataWorker:
         self._dial_backs = 0
         self._notices = 0
         self._notices_lost = 0
+        self._memory = Returner()
         self._reported: object = None
         self._reported_at = -math.inf
         soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -108,6 +110,7 @@ class DataWorker:
                 listener.resume()
             self._publish()
             self.loop.settle()
+            self._memory.look(self.loop.buffered)
 
     async def report(self) -> None:
         """Flow records soon after they end, counters when they changed."""

@@ -28,6 +28,7 @@ _BUFFER = bytearray(_FRAME_SIZE)
 _FRAME = memoryview(_BUFFER)
 _BODY = _FRAME[HEADER_SIZE:]
 _BODY_SIZE = len(_BODY)
+_SMALL = 4 * limits.KIB
 _LARGE = 16 * limits.KIB
 """From here on a frame is encrypted straight from the shared buffer; below, joining many into one write is cheaper."""
 _pack_into = HEADER.pack_into
@@ -59,8 +60,9 @@ class LocalSocket:
     """One local socket. `context` belongs to the owner (who, to what, under which permit)."""
 
     __slots__ = (
-        "_connecting", "_early", "_early_fin", "_early_sent", "_fd", "_fin_waits", "_mask", "_parked", "_pending",
-        "_reading", "_sock", "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "stream", "tunnel",
+        "_connecting", "_early", "_early_fin", "_early_sent", "_fd", "_fin_waits", "_has_more", "_mask", "_parked",
+        "_pending", "_reading", "_sock", "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "stream",
+        "tunnel",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, sock: socket.socket, owner: LocalOwner, context: object) -> None:
@@ -78,6 +80,8 @@ class LocalSocket:
         self._fd = sock.fileno()
         self._mask = -1
         self._reading = False
+        self._has_more = False
+        """Whether it was left with bytes to read: such ones take turns while others wait for the tunnel."""
         self._parked = False
         self._connecting = False
         self._pending: bytearray | None = None
@@ -186,6 +190,12 @@ class LocalSocket:
         stream, tunnel = self.stream, self.tunnel
         assert stream is not None and tunnel is not None
         budget = limits.STREAM_TURN_BUDGET
+        if tunnel.waiting:
+            if self._has_more:  # it had its turn, and others have not
+                self._pause()
+                tunnel.wait_unblocked(self)
+                return
+            budget = _BODY_SIZE
         while budget > 0:
             credit = stream.send_credit
             if self._early is not None:
@@ -193,11 +203,13 @@ class LocalSocket:
             if credit <= 0:
                 self._pause()
                 return
-            if tunnel.is_blocked:
-                self._pause()
-                tunnel.wait_unblocked(self)
-                return
             room = credit if credit < _BODY_SIZE else _BODY_SIZE
+            if tunnel.is_blocked:
+                if self._has_more:
+                    self._pause()
+                    tunnel.wait_unblocked(self)
+                    return
+                room = min(room, _SMALL)  # a keystroke does not wait behind what others have to say
             try:
                 size = self._sock.recv_into(_BODY, room)
             except BlockingIOError:
@@ -222,22 +234,27 @@ class LocalSocket:
                 tunnel.backlog += size + HEADER_SIZE
                 self.loop.touch(tunnel)
             if size < room:
+                self._has_more = False
                 return  # the socket is most likely empty, epoll will tell
+            self._has_more = True
             budget -= size
 
     def _pause(self) -> None:
         self._reading = False
         self._watch()
 
-    def unblock(self) -> None:
-        """The tunnel takes more, or credit came: go on unless our side has ended."""
+    def unblock(self) -> bool:
+        """The tunnel takes more, or credit came: go on unless our side has ended. Whether it reads from now on."""
         if self.ended or self._reading or self.stream is None:
-            return
+            return False
         if self._early is not None and self._early_sent < len(self._early):
             self._send_again()
         elif self.stream.state in _READS:
             self._reading = True
+            self._has_more = False  # it is its turn
             self._watch()
+            return True
+        return False
 
     def on_window(self) -> None:
         if not self._reading:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bridge.delays import Delays
+from bridge.tunnels.window_budget import WindowBudget
 
 READ = select.EPOLLIN
 WRITE = select.EPOLLOUT
@@ -53,15 +54,20 @@ class Loop:
         """Descriptors registered during this turn: an event of the batch at hand is not theirs, but that of a
         connection which had the same number and was closed a moment ago."""
         self._dirty: set[Flushable] = set()
+        self._later: set[Flushable] = set()
         self.on_crash = on_crash
         self._clock = clock
         self.now = clock()
         """Monotonic seconds at the start of this turn."""
         self.buffered = 0
         """Bytes that wait in this process for slow readers behind streams."""
+        self.windows = WindowBudget()
+        """What windows of streams in this process may grow by."""
         self.crashes = 0
         self.turns = Delays()
-        """How long turns took that had something to do."""
+        """From the moment when something was ready to the next look: what came in meanwhile has waited for so long."""
+        self._woke_at = 0.0
+        """When there was something ready the last time; 0 when there was not."""
 
     def fileno(self) -> int:
         return self._poller.fileno()
@@ -88,12 +94,22 @@ class Loop:
         """Have `flush` called at the end of this turn (or by `settle`)."""
         self._dirty.add(flushable)
 
+    def touch_next(self, flushable: Flushable) -> None:
+        """Have `flush` called at the end of the next turn, which does not wait: after others had theirs."""
+        self._later.add(flushable)
+
     def turn(self, *, wait: bool = False) -> int:
         """Handle what is ready now, or, with `wait`, as soon as something is; how many descriptors were."""
         fresh = self._fresh
         fresh.clear()
-        events = self._poller.poll(-1 if wait else 0, EVENTS_PER_TURN)
+        if self._woke_at:
+            self.turns.add(self._clock() - self._woke_at)
+        events = self._poller.poll(-1 if wait and not self._later else 0, EVENTS_PER_TURN)
+        if self._later:
+            self._dirty |= self._later
+            self._later.clear()
         self.now = self._clock()
+        self._woke_at = self.now if events else 0.0
         handlers = self._handlers
         for fd, mask in events:
             handler = handlers.get(fd)
@@ -104,8 +120,6 @@ class Loop:
                     self._crashed(handler, error)
         if self._dirty:
             self.settle()
-        if events:
-            self.turns.add(self._clock() - self.now)
         return len(events)
 
     def settle(self) -> None:

@@ -28,6 +28,8 @@ _RESET = struct.pack("ii", 1, 0)
 _READ_SMALL = 16 * limits.KIB
 _RAW_VIEW = memoryview(bytearray(256 * limits.KIB))
 _NOTHING = memoryview(b"")
+_TURNS_GIVEN = 16
+"""Each reads a frame of 64 KiB: TUNNEL_PENDING_MAX together."""
 _LAST_READS = 32
 """Reads of what may lie in a broken connection: more than a socket's buffer holds."""
 _PINGS_UNANSWERED = limits.HEARTBEAT_MISSES - 1
@@ -43,7 +45,8 @@ class TunnelOwner(Protocol):
 
 
 class Waiter(Protocol):
-    def unblock(self) -> None: ...
+    def unblock(self) -> bool:
+        """It may add to what the tunnel writes; whether it will, with its next turn."""
 
 
 class Tunnel:
@@ -64,7 +67,7 @@ class Tunnel:
         self.via = via
         self.opener = opener
         self.owner = owner
-        self.session = Session(opener=opener, handler=self)
+        self.session = Session(opener=opener, handler=self, budget=loop.windows)
         self.session.now = self.session.last_heard = now
         self.closed: str | None = None
         self.closing: str | None = None
@@ -85,7 +88,8 @@ class Tunnel:
         self._pending = _NOTHING
         self._read_size = _READ_SMALL
         self._mask = READ
-        self._waiting: dict[Waiter, None] = {}
+        self.waiting: dict[Waiter, None] = {}
+        """Who has something to send and may not add to what waits, the longest first."""
         self._closing_at = 0.0
         self._pinged_at = now
         self._unanswered = 0
@@ -126,7 +130,8 @@ class Tunnel:
         return self.backlog + len(self._pending) + self._outgoing.pending > limits.TUNNEL_PENDING_MAX
 
     def wait_unblocked(self, waiter: Waiter) -> None:
-        self._waiting[waiter] = None
+        """Have `unblock` called when it is this one's turn."""
+        self.waiting[waiter] = None
 
     def hold(self, size: int) -> bool:
         """Count `size` more (or, negative, fewer) bytes that wait for a slow reader; False when that is too many."""
@@ -184,10 +189,19 @@ class Tunnel:
         self._watch(READ)
         if self.closing is not None:
             self._end(self.closing)
-        elif self._waiting:
-            waiting, self._waiting = self._waiting, {}
-            for waiter in waiting:
-                waiter.unblock()
+        elif self.waiting:
+            self._unblock_some()
+
+    def _unblock_some(self) -> None:
+        """Only as many as fit; the next ones follow when these have been written. All at once, those whose events come
+        first would fill the tunnel each time, and the others wait until these have no more to say."""
+        left = _TURNS_GIVEN
+        while self.waiting and left > 0:
+            waiter = next(iter(self.waiting))
+            del self.waiting[waiter]
+            left -= waiter.unblock()
+        if self.waiting:
+            self.loop.touch_next(self)
 
     def _watch(self, mask: int) -> None:
         if mask != self._mask:
@@ -354,7 +368,7 @@ class Tunnel:
             with contextlib.suppress(OSError):
                 self._sock.send(self._outgoing.read())
         self._sock.close()
-        self._waiting.clear()
+        self.waiting.clear()
         self.session.abandon(code)
         self.owner.tunnel_closed(self, self.closed)
 

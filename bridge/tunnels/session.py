@@ -15,6 +15,7 @@ from bridge.tunnels import frames
 from bridge.tunnels.frames import Code, FrameType, Hello, Open, ProtocolViolation, Reason
 from bridge.tunnels.stream import Handler, Sink, Stream
 from bridge.tunnels.stream_state import NEXT, Event, State
+from bridge.tunnels.window_budget import WindowBudget
 
 __all__ = ["Handler", "Session", "Sink", "Stream"]
 
@@ -31,10 +32,19 @@ class Session:
         opener: the side that dialled (TLS client); it numbers its streams oddly, the other side evenly.
         handler: told of HELLO, OPEN and the tunnel's end.
         max_streams: how many streams the peer may have open here at once.
+        budget: of the whole process, from which windows grow.
     """
 
-    def __init__(self, *, opener: bool, handler: Handler, max_streams: int = limits.STREAMS_PER_TUNNEL) -> None:
+    def __init__(
+        self,
+        *,
+        opener: bool,
+        handler: Handler,
+        max_streams: int = limits.STREAMS_PER_TUNNEL,
+        budget: WindowBudget | None = None,
+    ) -> None:
         self.handler = handler
+        self._budget = budget or WindowBudget()
         self.streams: dict[int, Stream] = {}
         self.out: list[bytes] = []
         self.urgent: list[bytes] = []
@@ -135,14 +145,35 @@ class Session:
         stream.unacknowledged += size
         if stream.unacknowledged * 2 < stream.window or NEXT[stream.state][Event.SEND_WINDOW] is None:
             return
-        grant = stream.unacknowledged
-        if stream.window < limits.WINDOW_MAX and stream.bytes_in >= 4 * stream.window:
-            # A reader that keeps up with a long flow: let more be under way (slow ones never get here).
-            grant += stream.window
-            stream.window *= 2
+        grant = stream.unacknowledged + self._resized(stream)
         stream.unacknowledged = 0
-        stream.recv_credit += grant
-        self.out.append(frames.frame(stream.id, FrameType.WINDOW, frames.CREDIT.pack(grant)))
+        if grant:
+            stream.recv_credit += grant
+            self.out.append(frames.frame(stream.id, FrameType.WINDOW, frames.CREDIT.pack(grant)))
+
+    def _resized(self, stream: Stream) -> int:
+        """Let the window of a reader that keeps up grow, or, when the process has given away much, shrink that of one
+        that does not; by how many bytes."""
+        window = stream.window
+        change = 0
+        if stream.recv_credit + stream.unacknowledged < window:  # something waits for it here: more is no use to it
+            if window > limits.WINDOW_USUAL and self._budget.is_short:
+                change = -(window // 2)
+        elif window < limits.WINDOW_USUAL:
+            change = limits.WINDOW_USUAL - window
+        elif window < limits.WINDOW_MAX and stream.bytes_in >= 4 * window:
+            change = window
+        if change > 0 and not self._budget.take(change):
+            return 0
+        if change < 0:
+            change = max(change, -stream.unacknowledged)
+            self._budget.give(-change)
+        stream.window += change
+        return change
+
+    def _closed(self, stream: Stream) -> None:
+        """It is over: what its window had grown may be given to others."""
+        self._budget.give(stream.window - limits.WINDOW_INITIAL)
 
     def abandon(self, code: int) -> None:
         """The tunnel has gone: every sink is told with `on_reset(code)`, and nothing is sent for any stream."""
@@ -151,6 +182,7 @@ class Session:
         self._peer_streams = 0
         for stream in streams:
             stream.state = State.CLOSED
+            self._closed(stream)
             sink, stream.sink = stream.sink, None
             if sink is not None:
                 self._last_word(sink, code)
@@ -365,6 +397,7 @@ class Session:
         stream.state = after
         if after is State.CLOSED and self.streams.pop(stream.id, None) is not None:
             self._peer_streams -= stream.id & 1 == self._peer_parity
+            self._closed(stream)
 
 
 def _bad(code: Code, what: str) -> ProtocolViolation:

@@ -57,6 +57,8 @@ class Estate:
         self.nodes: dict[str, RunningProcess] = {}
         self.prefixes: dict[str, tuple[str, ...]] = {}
         """Words before every command of a home: `ip netns exec ...`, `prlimit ...`."""
+        self.options: dict[str, tuple[str, ...]] = {}
+        """Words after the `run` of a home's node: `--metrics ...`."""
         self._started: list[RunningProcess] = []
         self._reserved: list[socket.socket] = []
         self._ports: set[int] = set()
@@ -189,7 +191,7 @@ class Estate:
         return self._start_node(name, "agent", *args, ready=ready)
 
     def _start_node(self, home: str, kind: str, *args: str, ready: bool) -> RunningProcess:
-        self.nodes[home] = self.start(home, self.command(home, kind, "run", *args))
+        self.nodes[home] = self.start(home, self.command(home, kind, "run", *self.options.get(home, ()), *args))
         if ready:
             self.wait_ready(home)
         return self.nodes[home]

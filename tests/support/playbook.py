@@ -17,8 +17,10 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
+from bridge import limits
 from bridge.tunnels.frames import Code, Hello, Open, ProtocolViolation, Reason, encode_open
 from bridge.tunnels.session import Session, Stream
+from bridge.tunnels.window_budget import WindowBudget
 
 _KINDS = ("", "HELLO", "OPEN", "ACCEPT", "REFUSE", "DATA", "WINDOW", "FIN", "RESET", "PING", "PONG", "GOAWAY")
 
@@ -36,7 +38,7 @@ class Frame:
         return struct.pack(">IBBH", self.stream, _KINDS.index(self.kind), 0, len(body)) + body
 
 
-def HELLO(window: int = 262144, max_streams: int = 20000, version: int = 1) -> Frame:
+def HELLO(window: int = limits.WINDOW_INITIAL, max_streams: int = 20000, version: int = 1) -> Frame:
     return Frame(0, "HELLO", {"version": version, "window": window, "max_streams": max_streams})
 
 
@@ -105,8 +107,8 @@ def take(session: Session) -> bytes:
 class Playbook:
     """One session under test. It is its own handler, and gives every stream a sink that writes down its calls."""
 
-    def __init__(self, *, opener: bool, max_streams: int = 20000) -> None:
-        self.session = Session(opener=opener, handler=self, max_streams=max_streams)
+    def __init__(self, *, opener: bool, max_streams: int = 20000, budget: WindowBudget | None = None) -> None:
+        self.session = Session(opener=opener, handler=self, max_streams=max_streams, budget=budget)
         self.streams: dict[int, Stream] = {}
         self.received: dict[int, bytearray] = {}
         self.crash_on: set[str] = set()
@@ -114,9 +116,16 @@ class Playbook:
         self._calls: list[str] = []
 
     @classmethod
-    def up(cls, *, opener: bool, window: int = 262144, max_streams: int = 20000) -> Playbook:
+    def up(
+        cls,
+        *,
+        opener: bool,
+        window: int = limits.WINDOW_INITIAL,
+        max_streams: int = 20000,
+        budget: WindowBudget | None = None,
+    ) -> Playbook:
         """With the tunnel accepted by both ends."""
-        play = cls(opener=opener)
+        play = cls(opener=opener, budget=budget)
         play.session.accept_tunnel()
         play.says(HELLO(), ACCEPT())
         play.hears(HELLO(window=window, max_streams=max_streams), ACCEPT())

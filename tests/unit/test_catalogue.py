@@ -28,7 +28,7 @@ KNOWN = HOSTILE_INPUTS | LESSONS | FAULTS
 CLAIMED = (
     numbered("H", (1, 11), (14, 14), (16, 16), (19, 19), (22, 22), (24, 24), (26, 26), (28, 28))
     | numbered("C", (1, 13), (15, 16), (18, 29), (31, 31), (37, 37), (39, 41), (43, 44), (46, 46))
-    | numbered("F", (3, 5), (14, 14))
+    | numbered("F", (3, 5), (14, 14), (30, 30))
 )
 
 NOT_CLAIMED: dict[str, str] = {

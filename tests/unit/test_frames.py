@@ -25,7 +25,7 @@ def test_numbers_of_types_and_codes_never_change() -> None:
 
 def test_hello_says_every_limit() -> None:
     body = frames.json_frame(0, FrameType.HELLO, Hello())[8:]
-    assert body == b'{"version":1,"window":262144,"max_streams":20000}'
+    assert body == b'{"version":1,"window":65536,"max_streams":20000}'
 
 
 def test_open_leaves_out_what_is_not_said() -> None:

@@ -63,5 +63,6 @@ def test_a_turn_is_measured_when_it_had_something_to_do() -> None:
         ended.close()
         loop.register(readable.fileno(), Slow(clock), READ)
         loop.turn()
+        loop.turn()
     assert loop.turns.take().longest == pytest.approx(0.3)
     loop.close()

@@ -57,6 +57,18 @@ class Told:
 # --- The loop -----------------------------------------------------------------------------------------------------
 
 
+def test_what_is_touched_for_the_next_turn_is_flushed_in_it_and_the_turn_does_not_wait() -> None:
+    loop, later = Loop(), Told()
+    loop.touch_next(later)
+    loop.settle()
+    assert not later.events, "not in this turn"
+    assert loop.turn(wait=True) == 0
+    assert later.events == [0]
+    loop.turn()
+    assert later.events == [0], "once"
+    loop.close()
+
+
 def test_a_number_used_again_does_not_inherit_an_event() -> None:
     """Two descriptors are ready; the first one's handler closes the second and gets its number for a new socket."""
     loop = Loop()

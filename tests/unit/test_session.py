@@ -10,6 +10,7 @@ from bridge import limits
 from bridge.tunnels.frames import CREDIT_MAX, Code, Open, ProtocolViolation
 from bridge.tunnels.session import Session
 from bridge.tunnels.stream import Stream
+from bridge.tunnels.window_budget import WindowBudget
 from tests.support.playbook import (
     ACCEPT,
     DATA,
@@ -197,14 +198,68 @@ def test_two_resets_that_cross_end_it_without_more_words() -> None:
 
 def test_credit_comes_back_when_half_the_window_was_read() -> None:
     play = Playbook.up(opener=False)
-    play.hears(OPEN(1, service="x"), *[DATA(1, bytes(32 * KIB))] * 8)
+    play.hears(OPEN(1, service="x"), *[DATA(1, bytes(8 * KIB))] * 8)
     stream = play.streams[1]
     assert stream.recv_credit == 0
-    play.session.consumed(stream, 128 * KIB - 1)
+    play.session.consumed(stream, 32 * KIB - 1)
     play.says()
     play.session.consumed(stream, 1)
-    play.says(WINDOW(1, 128 * KIB))
-    assert stream.recv_credit == 128 * KIB
+    play.says(WINDOW(1, 32 * KIB))
+    assert stream.recv_credit == 32 * KIB
+
+
+def test_a_reader_that_keeps_up_has_the_usual_window_from_its_first_grant() -> None:
+    play = Playbook.up(opener=False)
+    play.hears(OPEN(1, service="x"), DATA(1, bytes(32 * KIB)))
+    stream = play.streams[1]
+    play.session.consumed(stream, 32 * KIB)
+    play.says(WINDOW(1, 32 * KIB + limits.WINDOW_USUAL - limits.WINDOW_INITIAL))
+    assert stream.recv_credit == stream.window == limits.WINDOW_USUAL
+
+
+def grow(play: Playbook, stream: Stream, size: int) -> None:
+    """Its reader keeps up with a long flow."""
+    for _ in range(size // (32 * KIB)):
+        play.hears(DATA(stream.id, bytes(32 * KIB)))
+        play.session.consumed(stream, 32 * KIB)
+    play.session.out.clear()
+
+
+def test_f30_windows_grow_within_the_budget_of_the_process_and_give_it_back() -> None:
+    budget = WindowBudget()
+    plays = [Playbook.up(opener=False, budget=budget) for _ in range(2)]
+    for play in plays:
+        play.hears(*[OPEN(number, service="x") for number in range(1, 1001, 2)])
+        for number in range(1, 1001, 2):
+            grow(play, play.streams[number], 256 * KIB if number > 60 else 9 * limits.MIB)
+    windows = [stream.window for play in plays for stream in play.streams.values()]
+    assert budget.grown == sum(windows) - len(windows) * limits.WINDOW_INITIAL <= limits.WINDOWS_GROWN_MAX
+    assert max(windows) == limits.WINDOW_MAX and min(windows) == limits.WINDOW_INITIAL
+    assert sum(windows[:500]) <= 500 * 128 * KIB
+    assert all(s.recv_credit + s.unacknowledged == s.window for play in plays for s in play.streams.values())
+    plays[0].hears(*[RESET(number) for number in range(1, 1001, 2)])
+    plays[1].session.abandon(Code.ABORTED)
+    assert budget.grown == 0
+
+
+def test_f30_a_reader_that_does_not_keep_up_gives_back_what_others_need() -> None:
+    budget = WindowBudget(8 * limits.MIB)
+    play = Playbook.up(opener=False, budget=budget)
+    play.hears(OPEN(1, service="x"))
+    slow = play.streams[1]
+    grow(play, slow, 3 * limits.MIB)
+    assert slow.window == limits.MIB
+    budget.grown += 4 * limits.MIB  # of others
+    waiting = slow.recv_credit
+    play.hears(*[DATA(1, bytes(32 * KIB))] * (waiting // (32 * KIB)))
+    for _ in range(10):
+        play.session.consumed(slow, 32 * KIB)
+        waiting -= 32 * KIB
+    assert slow.window < limits.MIB
+    assert slow.recv_credit + slow.unacknowledged + waiting == slow.window, "not a byte of credit was lost"
+    assert all(frame[8:] != bytes(4) for frame in play.session.out), "a grant of nothing is a violation"
+    play.hears(RESET(1))
+    assert budget.grown == 4 * limits.MIB
 
 
 def test_a_window_grows_for_a_long_flow_and_no_further_than_its_limit() -> None:
@@ -224,9 +279,9 @@ def test_a_window_grows_for_a_long_flow_and_no_further_than_its_limit() -> None:
 
 def test_nothing_is_granted_for_a_direction_that_is_over() -> None:
     play = Playbook.up(opener=False)
-    play.hears(OPEN(1, service="x"), *[DATA(1, bytes(32 * KIB))] * 8, FIN(1))
+    play.hears(OPEN(1, service="x"), *[DATA(1, bytes(8 * KIB))] * 8, FIN(1))
     play.session.accept(play.streams[1])
-    play.session.consumed(play.streams[1], 256 * KIB)
+    play.session.consumed(play.streams[1], 64 * KIB)
     play.says(ACCEPT(1))
     play.session.reset(play.streams[1], Code.ABORTED)
     play.session.consumed(play.streams[1], 256 * KIB)
@@ -385,11 +440,11 @@ def test_h11_answers_from_the_end_that_asked(frame: Frame) -> None:
 
 def test_h11_more_data_than_the_window_allows() -> None:
     play = talking()
-    play.hears(*[DATA(1, bytes(64 * KIB - 1))] * 4)
+    play.hears(*[DATA(1, bytes(16 * KIB))] * 3, DATA(1, bytes(16 * KIB - 4)))
     play.breaks(Code.FLOW_CONTROL, DATA(1, bytes(5)))
     play = talking()
     play.session.reset(play.streams[1], Code.CUT)  # not even towards a stream whose data is ignored
-    play.breaks(Code.FLOW_CONTROL, *[DATA(1, bytes(64 * KIB - 1))] * 5)
+    play.breaks(Code.FLOW_CONTROL, *[DATA(1, bytes(16 * KIB))] * 5)
 
 
 @pytest.mark.parametrize("credit", [0, CREDIT_MAX, CREDIT_MAX + 1, 2**32 - 1])
@@ -399,7 +454,7 @@ def test_h11_a_window_of_zero_or_beyond_31_bits(credit: int) -> None:
 
 def test_h11_windows_that_add_up_to_too_much() -> None:
     play = talking()
-    play.hears(WINDOW(1, CREDIT_MAX - 256 * KIB))
+    play.hears(WINDOW(1, CREDIT_MAX - limits.WINDOW_INITIAL))
     assert play.streams[1].send_credit == CREDIT_MAX
     play.breaks(Code.FLOW_CONTROL, WINDOW(1, 1))
 
