@@ -209,8 +209,8 @@ LAG_PROBE = 0.1
 """Between two looks at how late a timer is; 600 in a minute are enough for a 99th percentile, and cost nothing."""
 LAG_WINDOW = 60.0
 """What `status` says of loop lag is that of about the last minute."""
-LAG_WARNED = 0.1
-"""A 99th percentile above this in the last minute is a warning: people begin to notice it in what they type."""
+LAG_WARNED = 0.05
+"""A 99th percentile above this in the last minute is a warning: more than twice the goal of 20 ms."""
 REPORT_QUIET = 5.0
 """A worker with nothing to tell says at least this often how late its loop was."""
 

@@ -23,7 +23,8 @@ from tests.support.traffic import eventually
 READERS = 500
 PER_READER = 128 * limits.KIB
 SMALL_BUFFER = 32 * limits.KIB
-"""Of the kernel, for those who stop: what waits is to wait in our processes."""
+"""Of the kernel, for writers and readers: what waits is to wait in our processes. A gigabyte in the kernel's buffers
+makes it drop segments, on every connection of the machine (net.ipv4.tcp_mem)."""
 STILL = 1.0
 """Seconds without any movement."""
 SPAN = 3.0
@@ -44,13 +45,18 @@ def descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+def limit_buffers(sock: socket.socket) -> None:
+    for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+        sock.setsockopt(socket.SOL_SOCKET, option, SMALL_BUFFER)
+
+
 class Door:
     """A service that only keeps what is connected to it."""
 
     def __init__(self) -> None:
         self.socks: list[socket.socket] = []
         self._listener = socket.socket()
-        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+        limit_buffers(self._listener)
         self._listener.bind(("127.0.0.1", 0))
         self._listener.listen(READERS)
         self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
@@ -122,7 +128,7 @@ def test_f30_what_waits_for_readers_that_stopped_is_bounded(estate: Estate, towa
         clients = []
         for _ in range(READERS):
             sock = stack.enter_context(socket.socket())
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
+            limit_buffers(sock)
             sock.connect(place)
             clients.append(sock)
         eventually(lambda: len(door.standing()) >= READERS, what="all of them at the service", timeout=30)
