@@ -18,7 +18,7 @@ import pytest
 from bridge import limits
 from tests.support.estate import OPERATOR, Estate
 from tests.support.lag import OPTIONS, LagWatch
-from tests.support.pair import CLIENT, SERVER, admin, pids, start_pair, status, worker_pid
+from tests.support.pair import CLIENT, SERVER, admin, pids, start_pair, status, worker_pids
 from tests.support.starve import starved
 from tests.support.traffic import Backend, RequestFailed, ask, eventually, hold, is_alive, session
 
@@ -65,7 +65,7 @@ def test_f31_a_tenth_of_a_core_for_a_minute_kills_nobody(estate: Estate) -> None
         standing = [stack.enter_context(session(*pair.place("hold"))) for _ in range(STANDING)]
         for place in places:
             assert ask(*place) == "web"
-        workers = {home: worker_pid(estate, home) for home in homes}
+        workers = {home: worker_pids(estate, home) for home in homes}
         said = {home: estate.nodes[home].stderr.count for home in homes}
         watches = [LagWatch(estate, home) for home in homes]
         over, moved = threading.Event(), [0]
@@ -93,7 +93,7 @@ def test_f31_a_tenth_of_a_core_for_a_minute_kills_nobody(estate: Estate) -> None
         print(f"false deaths: {len(false)}; streams broken: {broken}; warnings: {warned}")
         assert not false, false
         assert not broken and not failed, failed[:3]
-        assert {home: worker_pid(estate, home) for home in homes} == workers
+        assert {home: worker_pids(estate, home) for home in homes} == workers
         assert all(hosts[host]["online"] for host in (SERVER, CLIENT))
         services_seen = status(estate, CLIENT)["services"]
         assert all(seen["passing"] for seen in services_seen), services_seen

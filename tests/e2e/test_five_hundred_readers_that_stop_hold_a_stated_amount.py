@@ -15,7 +15,7 @@ import pytest
 from bridge import limits
 from tests.support.estate import Estate
 from tests.support.lag import OPTIONS, SHARED_P99, LagWatch
-from tests.support.pair import CLIENT, SERVER, start_pair, status, worker_pid
+from tests.support.pair import CLIENT, SERVER, start_pair, status, worker_pids
 from tests.support.pinger import Pinger, p99, shown
 from tests.support.proc import resident_bytes
 from tests.support.traffic import eventually
@@ -112,7 +112,7 @@ def push_until_stuck(writers: list[socket.socket]) -> int:
 @pytest.mark.parametrize("towards", ["the service", "the client"])
 def test_f30_what_waits_for_readers_that_stopped_is_bounded(estate: Estate, towards: str) -> None:
     for home in (SERVER, CLIENT):
-        estate.options[home] = OPTIONS
+        estate.options[home] = (*OPTIONS, "--workers", "1")  # the neighbour shares it with all of them
     near = f"127.0.0.1:{estate.start_server('echo', name='near')}"
     door = Door()
     with contextlib.ExitStack() as stack:
@@ -122,7 +122,7 @@ def test_f30_what_waits_for_readers_that_stopped_is_bounded(estate: Estate, towa
         place = pair.place("door")
         pinger = Pinger(estate, pair.place("near"))
         before = pinger.during(SPAN)
-        workers = {home: worker_pid(estate, home) for home in (SERVER, CLIENT)}
+        workers = {home: worker_pids(estate, home)[0] for home in (SERVER, CLIENT)}
         base = {home: resident_bytes(pid) for home, pid in workers.items()}
         watches = [LagWatch(estate, home) for home in (SERVER, CLIENT)]
         clients = []
@@ -165,4 +165,4 @@ def test_f30_what_waits_for_readers_that_stopped_is_bounded(estate: Estate, towa
         assert p99(beside) < 2 * p99(before) + ROOM
         assert pinger.lives
         assert all(lag["turns"].p99 <= SHARED_P99 for lag in lags)
-        assert {home: worker_pid(estate, home) for home in workers} == workers
+        assert {home: worker_pids(estate, home)[0] for home in workers} == workers
