@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import pwd
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -23,6 +24,15 @@ _PROC = Path("/proc")
 _LISTENING = {"tcp": b"0A", "udp": b"07"}
 """TCP_LISTEN; for UDP the state of a socket without a peer."""
 _MAPPED = b"\0" * 10 + b"\xff\xff"
+
+
+@cache
+def first_ephemeral_port() -> int:
+    """No outgoing connection gets a smaller port by itself; 0 when the kernel does not say. Read once."""
+    try:
+        return int((_PROC / "sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError, IndexError):
+        return 0
 
 
 class Row(NamedTuple):

@@ -9,6 +9,7 @@ that is busy stalls nothing that is known. Reads top to bottom: messages in, the
 from __future__ import annotations
 
 import contextlib
+import gc
 import math
 import os
 import resource
@@ -27,7 +28,7 @@ from agents.workers.inbound import Inbound
 from agents.workers.live import LiveFlow
 from agents.workers.outbound import Outbound
 from agents.workers.pool import Path as GatewayPath
-from agents.workers.pool import TunnelPool
+from agents.workers.pool import TunnelPool, tune
 from agents.workers.shares import Kind, Shares
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
@@ -50,6 +51,8 @@ from inventory.model import Instance
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
 
+_GC_THRESHOLD = 20_000
+"""Objects made and not freed again between two looks for cycles: a few milliseconds of new connections."""
 _REPORT_INTERVAL = 0.25
 _TICK = 1.0
 _FLOWS_PER_REPORT = 1000
@@ -294,6 +297,7 @@ class DataWorker:
         def accepted(connection: socket.socket, address: object) -> None:
             self.outbound.connection(name, connection, address)
 
+        tune(sock)  # what is accepted inherits it (tcp(7)), so that no connection pays for it
         self._serve((message.address, message.port), sock, accepted, "streams")
 
     def _serve(
@@ -493,6 +497,11 @@ def main() -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # What is loaded by now stays, and streams leave no cycles behind: looking for some at every 700th new object cost
+    # up to a tenth of all the time spent.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_GC_THRESHOLD)
     loop = Loop()
     run_with_guest(loop, run, loop, int(sys.argv[1]), int(sys.argv[2]))
 

@@ -196,10 +196,10 @@ class Inbound:
 
     def _connect(self, tunnel: Tunnel, stream: Stream, flow: LiveFlow, instance: Instance) -> None:
         family, address = self._owner.targets.address(instance.target)
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        sock.setblocking(False)
+        sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         tune(sock)
         self._streams.placed(flow, instance.id)
         local = LocalSocket(self._loop, sock, self._streams, flow)
+        local.sole = True
         self._streams.live(local)
         local.connect(tunnel, stream, address)

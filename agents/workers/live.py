@@ -51,7 +51,7 @@ class LiveFlow:
         self.instance = ""
         self.peer = ""
         self.via: str | None = None
-        self.tried: set[str] = set()
+        self.tried: frozenset[str] = frozenset()
         """Instances that failed it."""
         self.tries = 0
         """Streams opened for it so far."""

@@ -16,7 +16,7 @@ import trio
 
 from agents import clock
 from agents.workers.live import LiveFlow
-from agents.workers.pool import TunnelPool, connect, tune
+from agents.workers.pool import TunnelPool, connect
 from agents.workers.streams import Streams
 from agents.workers.tasks import Tasks
 from bridge import limits
@@ -137,8 +137,8 @@ class Outbound:
             sock.close()
             self._streams.not_live(flow, "refused", refusal.reason, refusal.rule)
             return
-        tune(sock)
         local = LocalSocket(self._loop, sock, self._streams, flow)
+        local.sole = True
         self._budget.count_first(self._loop.now)
         instance = self._choose(flow)
         tunnel = self._warm(instance)
@@ -232,7 +232,7 @@ class Outbound:
                 return
             except (Unavailable, PeerError) as exc:
                 flow.last_refusal = exc.what
-                flow.tried.add(instance.id)
+                flow.tried |= {instance.id}
                 self.ejections.report_failure(instance.id, self._loop.now)
 
     def _why_none(self, flow: LiveFlow) -> str:
@@ -277,7 +277,7 @@ class Outbound:
         # Streams are counted, not instances: one whose tunnel breaks at every OPEN must not be tried without end.
         if (another or gone) and flow.tries < limits.CONNECT_TRIES:
             if another:
-                flow.tried.add(flow.instance)
+                flow.tried |= {flow.instance}
             self._tasks.start_soon(self._place, local)
             return
         denied = reason.code == Code.DENIED

@@ -14,6 +14,7 @@ import struct
 from typing import Protocol
 
 from bridge import limits
+from bridge.ports import first_ephemeral_port
 from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
 from bridge.relay.tunnel import Tunnel
 from bridge.tunnels.frames import HEADER, HEADER_SIZE, Code, FrameType, Reason, code_word
@@ -61,7 +62,7 @@ class LocalSocket:
 
     __slots__ = (
         "_connecting", "_early", "_early_fin", "_early_sent", "_fd", "_fin_waits", "_has_more", "_mask", "_parked",
-        "_pending", "_reading", "_sock", "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "stream",
+        "_pending", "_reading", "_sock", "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "sole", "stream",
         "tunnel",
     )  # fmt: skip
 
@@ -76,6 +77,8 @@ class LocalSocket:
         """Bytes that the local socket took."""
         self.bytes_out = 0
         """Bytes read from it."""
+        self.sole = False
+        """Whether no other process can hold a descriptor of this socket. Its end then costs a system call less."""
         self._sock = sock
         self._fd = sock.fileno()
         self._mask = -1
@@ -112,11 +115,21 @@ class LocalSocket:
         try:
             self._sock.connect(address)
         except BlockingIOError:
-            self._watch()
+            if not self._is_connected():
+                self._watch()
+                return
         except OSError as exc:
             self.owner.local_connect_failed(self, exc.errno or 0)
-        else:
-            self._connect_done(WRITE)
+            return
+        self._connect_done(WRITE, another=address[1] < first_ephemeral_port())
+
+    def _is_connected(self) -> bool:
+        """Asked right after the connect: over loopback it is done by then, and need not be waited for."""
+        try:
+            self._sock.getpeername()
+        except OSError:
+            return False
+        return True
 
     def join(self, tunnel: Tunnel, stream: Stream) -> None:
         """Serve a stream that the peer opened from this already connected socket."""
@@ -125,11 +138,12 @@ class LocalSocket:
         stream.sink = self
         self._established()
 
-    def _connect_done(self, events: int) -> None:
+    def _connect_done(self, events: int, *, another: bool = False) -> None:
+        """`another`: it is known not to be connected to itself."""
         error = 0
         if events & (ERROR | HANGUP):
             error = self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) or errno.ECONNABORTED
-        if not error and _is_connected_to_itself(self._sock):
+        if not error and not another and _is_connected_to_itself(self._sock):
             error = errno.ECONNREFUSED
         if error:
             self.owner.local_connect_failed(self, error)
@@ -454,7 +468,10 @@ class LocalSocket:
         if self._pending and self.tunnel is not None:
             self.tunnel.hold(-len(self._pending))
         if self._mask != -1:
-            self.loop.unregister(self._fd)
+            if self.sole:
+                self.loop.forget(self._fd)
+            else:
+                self.loop.unregister(self._fd)
         if abort:
             with contextlib.suppress(OSError):
                 self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)

@@ -90,6 +90,11 @@ class Loop:
             with contextlib.suppress(OSError):
                 self._poller.unregister(fd)
 
+    def forget(self, fd: int) -> None:
+        """As `unregister`, for a descriptor that is closed next and is the last of its socket: the kernel then does
+        its part by itself. Another descriptor of the same socket, in whatever process, would keep the events coming."""
+        self._handlers.pop(fd, None)
+
     def touch(self, flushable: Flushable) -> None:
         """Have `flush` called at the end of this turn (or by `settle`)."""
         self._dirty.add(flushable)

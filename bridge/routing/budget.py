@@ -35,6 +35,8 @@ class RetryBudget:
 
     def _turn_to(self, now: float) -> None:
         slot = int(now // SLOT)
+        if slot == self._slot:
+            return
         for passed in range(max(self._slot + 1, slot - _SLOTS + 1), slot + 1):
             self._first[passed % _SLOTS] = self._again[passed % _SLOTS] = 0
         self._slot = max(self._slot, slot)

@@ -371,3 +371,45 @@ def test_a_connect_that_fails_at_once_is_a_refusal(rig: Rig) -> None:
     rig.idle()
     assert rig.b.connect_errors == [errno.ENOENT]
     assert rig.a.refused[0].code == Code.CONNECT_FAILED and not rig.b.tunnel.session.streams
+
+
+def test_a_target_that_listens_is_connected_at_once(rig: Rig) -> None:
+    """Over loopback there is nothing to wait for: what came with the OPEN goes out in the same turn."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def connect(stream: Stream, wish: Open) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        local = LocalSocket(rig.loop, sock, rig.b, None)
+        local.sole = True
+        local.connect(rig.b.tunnel, stream, server.getsockname())
+
+    rig.b.serve = connect
+    program = rig.a.open()
+    program.send(b"early")
+    rig.idle()
+    target, _ = server.accept()
+    with target, server:
+        assert target.recv(100) == b"early" and rig.a.accepted
+        target.send(b"late")
+        rig.idle()
+        assert read_all(program) == b"late"
+        target.shutdown(socket.SHUT_WR)
+        program.shutdown(socket.SHUT_WR)
+        rig.idle()
+        assert [rig.turn() for _ in range(5)] == [0] * 5
+        assert rig.a.results == rig.b.results == ["ok"]
+
+
+def test_a_connect_to_itself_is_a_refusal(rig: Rig) -> None:
+    """Nobody listens on the target's port, and the kernel happens to give the connecting socket that very port."""
+
+    def connect(stream: Stream, wish: Open) -> None:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock.bind(("127.0.0.1", 0))
+        LocalSocket(rig.loop, sock, rig.b, None).connect(rig.b.tunnel, stream, sock.getsockname())
+
+    rig.b.serve = connect
+    rig.a.open()
+    rig.idle()
+    assert rig.b.connect_errors == [errno.ECONNREFUSED]
+    assert rig.a.refused[0].code == Code.CONNECT_FAILED and not rig.b.tunnel.session.streams
