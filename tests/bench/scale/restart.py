@@ -29,7 +29,7 @@ class Restart:
         hosts = stand.ask("state")["hosts"]
         stand.gateway.kill9()
         time.sleep(self._down)
-        began, simulator = time.time(), stand.cpu().simulator
+        began, simulator = time.time(), stand.simulator_cpu()
         stand.start_gateway()
         ready = time.time()
         back = stand.ask("back", count=hosts, within=TOLD_TIMEOUT)

@@ -115,12 +115,16 @@ class Stand:
     # --- what it costs ----------------------------------------------------------------------------------------------
 
     def cpu(self) -> Cpu:
-        assert self._helper is not None
         return Cpu(
             supervisor=_cpu_of(self.gateway.pid),
             workers=sum(map(_cpu_of, self.gateway.children())),
-            simulator=_cpu_of(self._helper.pid),
+            simulator=self.simulator_cpu(),
         )
+
+    def simulator_cpu(self) -> float:
+        """Also while there is no gateway."""
+        assert self._helper is not None
+        return _cpu_of(self._helper.pid)
 
     def memory(self) -> tuple[int, int]:
         """Bytes of the supervisor and of its workers (proportional: a shared page counts half in each)."""

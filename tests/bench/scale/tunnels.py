@@ -137,8 +137,8 @@ class HostTunnels:
         return self.pool.stamped.taken if self.pool.stamped is not None else 0
 
     def connect(self, gateway: str, sock: socket.socket) -> None:
-        """Carry the socket as the control stream, as the worker of a host does when it is told to."""
-        self._carrier.nursery.start_soon(self._open, gateway, sock.dup())
+        """Carry the socket, which is ours from now on, as the control stream: what a host's worker does when told to."""
+        self._carrier.nursery.start_soon(self._open, gateway, sock)
 
     async def _open(self, gateway: str, sock: socket.socket) -> None:
         sock.setblocking(False)
