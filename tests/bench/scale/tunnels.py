@@ -137,7 +137,7 @@ class HostTunnels:
         return self.pool.stamped.taken if self.pool.stamped is not None else 0
 
     def connect(self, gateway: str, sock: socket.socket) -> None:
-        """Carry the socket, which is ours from now on, as the control stream: what a host's worker does when told to."""
+        """Carry the socket, which is ours from now on, as the control stream: as a host's worker does when told."""
         self._carrier.nursery.start_soon(self._open, gateway, sock)
 
     async def _open(self, gateway: str, sock: socket.socket) -> None:
