@@ -41,6 +41,8 @@ ROOT_LIFETIME = 3650 * 86400.0
 
 # --- Enrolment ----------------------------------------------------------------------------------------------------
 TOKEN_LIFETIME = 3600.0
+TOKEN_LIFETIME_MAX = 365 * 86400.0
+"""A token that is good for longer is a password, and somebody will lose it."""
 TOKEN_MAX_CHARS = 4096
 ENROLMENT_MAX_BYTES = 64 * KIB
 """One enrolment message; the largest is a certificate chain."""

@@ -10,6 +10,7 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import print_fields, print_json
+from cli.values import ENDPOINT, LISTEN, SLICE
 from cli.workers import worker_count, workers_option
 
 
@@ -20,10 +21,20 @@ def agent() -> None:
 
 @agent.command(epilog="Example: meshbridge host add vm1 | ssh vm1 meshbridge agent join -")
 @click.argument("given", metavar="TOKEN")
-@click.option("--listen", metavar="ADDR:PORT", help="Take tunnels here.  [default: only dial out]")
-@click.option("--advertise", metavar="ADDR:PORT", help="Where other hosts dial it.  [default: --listen]")
-@click.option("--addresses", metavar="CIDR", help="Slice of 127.0.0.0/8 for services.  [default: 127.96.0.0/11]")
-@click.option("--dns", metavar="ADDR:PORT", help="DNS server.  [default: first address of the slice, port 5300]")
+@click.option("--listen", type=LISTEN, metavar="ADDR:PORT", help="Take tunnels here.  [default: only dial out]")
+@click.option("--advertise", type=ENDPOINT, metavar="ADDR:PORT", help="Where other hosts dial it.  [default: --listen]")
+@click.option(
+    "--addresses",
+    type=SLICE,
+    metavar="CIDR",
+    help="Slice of 127.0.0.0/8 for services.  [default: 127.96.0.0/11]",
+)
+@click.option(
+    "--dns",
+    type=LISTEN,
+    metavar="ADDR:PORT",
+    help="DNS server.  [default: first address of the slice, port 5300]",
+)
 @pass_app
 def join(
     app: App, given: str, listen: str | None, advertise: str | None, addresses: str | None, dns: str | None
@@ -57,16 +68,25 @@ def join(
 
 
 def _read_token() -> str:
-    """One line at most, and never more than a token can be."""
+    """One line at most, and never more than a token can be. Raises InputError when nothing comes."""
     from bridge import limits
+    from inventory.errors import InputError
 
-    return sys.stdin.read(limits.TOKEN_MAX_CHARS + 3)
+    text = sys.stdin.read(limits.TOKEN_MAX_CHARS + 3)
+    if not text.strip():
+        raise InputError("no token came on stdin", hint="see what `meshbridge host add` said; it prints the token")
+    return text
 
 
 @agent.command("run", epilog="Example: meshbridge --home vm1 agent run --metrics 127.0.0.1:9100")
 @workers_option
-@click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics, /livez and /readyz here.  [default: nowhere]")
-@click.option("--dns", metavar="ADDR:PORT", help="DNS server for this run.")
+@click.option(
+    "--metrics",
+    type=LISTEN,
+    metavar="ADDR:PORT",
+    help="Serve /metrics, /livez and /readyz here.  [default: nowhere]",
+)
+@click.option("--dns", type=LISTEN, metavar="ADDR:PORT", help="DNS server for this run.")
 @click.option(
     "--hosts-file",
     is_flag=False,

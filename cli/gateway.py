@@ -7,6 +7,7 @@ from functools import partial
 import click
 
 from cli.app import App, pass_app, run
+from cli.values import LISTEN
 from cli.workers import worker_count, workers_option
 
 
@@ -17,7 +18,12 @@ def gateway() -> None:
 
 @gateway.command("run", epilog="Example: meshbridge --home op gateway run --metrics 127.0.0.1:9101")
 @workers_option
-@click.option("--metrics", metavar="ADDR:PORT", help="Serve /metrics, /livez and /readyz here.  [default: nowhere]")
+@click.option(
+    "--metrics",
+    type=LISTEN,
+    metavar="ADDR:PORT",
+    help="Serve /metrics, /livez and /readyz here.  [default: nowhere]",
+)
 @pass_app
 def run_gateway(app: App, workers: int | None, metrics: str | None) -> int:
     """Run the gateway in the foreground. SIGTERM drains, SIGHUP reloads."""

@@ -8,14 +8,19 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import moment, print_fields, print_json, print_table
-from cli.values import LABEL, SERVICE, SITE, duration, labels_of
+from cli.values import LABEL, SERVICE, SITE, duration, labels_of, token_lifetime
 
 if TYPE_CHECKING:
     from agents.operating.hosts import HostView, Invitation
     from inventory.authority import Refusal
 
 ttl_option = click.option(
-    "--ttl", type=duration, default="1h", show_default=True, metavar="DURATION", help="How long the token is good."
+    "--ttl",
+    type=token_lifetime,
+    default="1h",
+    show_default=True,
+    metavar="DURATION",
+    help="How long the token is good.",
 )
 
 

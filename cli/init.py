@@ -6,7 +6,7 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import print_fields, print_json
-from cli.values import DOMAIN, duration, grammar, option_value
+from cli.values import DOMAIN, ENDPOINT, duration, grammar, option_value
 
 
 @click.command(epilog="Example: meshbridge init --domain corp.internal --gateway gw1=192.0.2.1:7443")
@@ -20,7 +20,7 @@ from cli.values import DOMAIN, duration, grammar, option_value
 )
 @click.option(
     "--listen",
-    type=grammar("inventory.endpoints:parse_endpoint", keeps_text=True),
+    type=ENDPOINT,
     metavar="ADDR:PORT",
     help="What the gateway binds.  [default: its address]",
 )

@@ -27,6 +27,16 @@ def duration(text: str) -> float:
     return float(sum(int(number) * _SECONDS[unit] for number, unit in parts))
 
 
+def token_lifetime(text: str) -> float:
+    """A duration that a token may have. Raises click.BadParameter."""
+    from bridge.limits import TOKEN_LIFETIME_MAX
+
+    seconds = duration(text)
+    if not 1 <= seconds <= TOKEN_LIFETIME_MAX:
+        raise click.BadParameter(f"a token is good for 1s to {TOKEN_LIFETIME_MAX / 86400:.0f}d, not {text[:64]}")
+    return seconds
+
+
 def moment(text: str) -> float:
     """An ISO date and time as unix seconds; without an offset it is UTC. Raises click.BadParameter."""
     try:
@@ -76,6 +86,9 @@ HOST = grammar("inventory.names:parse_host")
 SITE = grammar("inventory.names:parse_site")
 SERVICE = grammar("inventory.names:parse_service")
 PORT = grammar("inventory.endpoints:parse_port")
+ENDPOINT = grammar("inventory.endpoints:parse_endpoint", keeps_text=True)
+LISTEN = grammar("inventory.endpoints:parse_listen", keeps_text=True)
+SLICE = grammar("bridge.dns.addresses:parse_slice", keeps_text=True)
 TARGET = grammar("inventory.endpoints:parse_target")
 USER = grammar("inventory.policy_rules:parse_user")
 

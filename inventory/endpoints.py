@@ -66,6 +66,11 @@ def parse_endpoint(text: str, *, zero_ok: bool = False) -> Endpoint:
     return Endpoint(str(address), number)
 
 
+def parse_listen(text: str) -> Endpoint:
+    """What a node of ours may bind: as `parse_endpoint`, and port 0 lets the kernel choose."""
+    return parse_endpoint(text, zero_ok=True)
+
+
 def parse_target(text: str) -> Endpoint:
     """Where an instance listens: an endpoint that a packet can be sent to, and no metadata service (C38, H23)."""
     endpoint = parse_endpoint(text)

@@ -138,7 +138,7 @@ def _read(path: Path, most: int, *, is_secret: bool) -> bytes:
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise InputError("it is not a regular file", where=str(path))
+            raise InputError("it is not a regular file", where=str(path), hint="move it away and put the file back")
         if is_secret:
             check_secret(path, info)
         if info.st_size > most:

@@ -83,7 +83,7 @@ async def _connect(home: Path) -> trio.SocketStream:
         sock.close()
         what = "no agent or gateway is running on this home"
         raise NoAnswer(
-            what, where=str(home), hint="start it: meshbridge --home DIR agent run, or gateway run"
+            what, where=str(home), hint=f"start it: meshbridge --home {home} agent run, or gateway run"
         ) from None
     except PermissionError:
         sock.close()

@@ -164,7 +164,7 @@ def _refuse_occupied(home: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as exc:
-        raise Unavailable(f"cannot be read: {exc.strerror}", where=str(home)) from None
+        raise Unavailable(f"cannot be read: {exc.strerror}", where=str(home), hint="choose another --home") from None
     if Home(home).has_estate:
         raise InputError("there is an estate in this home already", where=str(home), hint="choose another --home")
     if occupied:

@@ -101,9 +101,12 @@ def _check_target(home: Path, to_path: Path) -> None:
 
 def _check_source(from_path: Path) -> None:
     if not from_path.exists():
-        raise InputError("there is no such file", where=str(from_path))
+        raise InputError(
+            "there is no such file", where=str(from_path), hint="name the file that `registry backup` wrote"
+        )
     if not _is_registry(from_path):
-        raise InputError("this is no backup of a registry", where=str(from_path))
+        hint = "name the file that `registry backup` wrote"
+        raise InputError("this is no backup of a registry", where=str(from_path), hint=hint)
 
 
 def _is_registry(path: Path) -> bool:

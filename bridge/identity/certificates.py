@@ -34,6 +34,7 @@ PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
 
 _COMMON_NAME_MAX = 64
+_RESTORE = "put the file back from a backup"
 
 
 def generate_key() -> PrivateKey:
@@ -80,7 +81,7 @@ def parse_private_key(pem: str, *, where: str = "") -> PrivateKey:
     try:
         key = load_pem_private_key(pem.encode(), password=None)
     except Exception:  # whatever the parser raises, its text could quote the key
-        raise InputError("no private key could be read", where=where) from None
+        raise InputError("no private key could be read", where=where, hint=_RESTORE if where else "") from None
     if not isinstance(key, PrivateKey) or not is_p256(key.public_key()):
         raise InputError("the private key is not ECDSA P-256", where=where)
     return key
@@ -95,7 +96,7 @@ def parse_certificates(pem: str, *, where: str = "") -> list[x509.Certificate]:
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
-        raise InputError("no certificate could be read", where=where) from None
+        raise InputError("no certificate could be read", where=where, hint=_RESTORE if where else "") from None
     if len(found) > limits.CHAIN_MAX:
         raise InputError(f"{len(found)} certificates, at most {limits.CHAIN_MAX} are allowed", where=where)
     return found

@@ -208,7 +208,8 @@ def copy_file(path: Path, to_path: Path, changes: Sequence[Change]) -> None:
         temporary.rename(to_path)
         _sync(to_path.parent)
     except OSError as exc:
-        raise Unavailable(f"the backup cannot be written: {exc.strerror}", where=str(to_path)) from None
+        hint = f"check that {to_path.parent} is a directory, that you may write to it, and that it has space"
+        raise Unavailable(f"the backup cannot be written: {exc.strerror}", where=str(to_path), hint=hint) from None
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink()
