@@ -1,5 +1,8 @@
 """I/O: a node's data workers: as many as it was told to have, each replaced when it dies, all told the same.
 
+Workers come in generations. SIGHUP starts a new one beside the one that serves, and when all of it is ready the old one
+is told to end with its last stream, however long that takes.
+
 What a worker must know is kept here as the latest of each kind, so that a new one is told what the old ones were: a
 worker that dies costs its own streams and nothing else. All wait on the same listening sockets; what is for one of them
 goes to the one that carries the least.
@@ -12,7 +15,7 @@ import os
 import random
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import msgspec
@@ -24,6 +27,7 @@ from agents.workers import messages as m
 from agents.workers.shares import SharesBoard
 from bridge import limits
 from bridge.logs import get_logger
+from inventory.errors import Unavailable
 
 log = get_logger()
 
@@ -60,6 +64,21 @@ class Slot:
     """What the worker was given since it last reported: the page does not show that yet."""
 
 
+@dataclass(eq=False, slots=True)
+class Generation:
+    """Workers that were started together."""
+
+    slots: tuple[Slot, ...]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    serves: bool = True
+    """Its workers are replaced when they die; False once another generation has taken over."""
+    missing: int = 0
+    """Workers that have not started yet, while it is being started."""
+    started: trio.Event = field(default_factory=trio.Event)
+    """All have, or one could not."""
+    failure: str = ""
+
+
 class DataWorkers:
     """All workers of a node.
 
@@ -77,11 +96,16 @@ class DataWorkers:
         self._placement: m.Placement | None = None
         self._draining: m.Drain | None = None
         self._listening: dict[tuple[str, int], tuple[m.Listen | m.ListenTunnels, socket.socket]] = {}
-        self.slots = tuple(Slot() for _ in range(count))
+        self._serving = Generation(tuple(Slot() for _ in range(count)))
+        self._generations = [self._serving]
+        self._nursery: trio.Nursery
 
     def __iter__(self) -> Iterator[DataWorkerProcess]:
-        """Those that are there and have been told everything."""
-        return iter([slot.worker for slot in self.slots if slot.worker is not None and slot.worker.ready])
+        """Those that are there and have been told everything, old ones included."""
+        return iter([slot.worker for slot in self._slots() if slot.worker is not None and slot.worker.ready])
+
+    def _slots(self) -> list[Slot]:
+        return [slot for generation in self._generations for slot in generation.slots]
 
     @property
     def streams(self) -> int:
@@ -91,11 +115,14 @@ class DataWorkers:
     def tunnels(self) -> tuple[m.TunnelState, ...]:
         return tuple(tunnel for worker in self for tunnel in worker.tunnels)
 
-    def rows(self) -> list[tuple[DataWorkerProcess | None, int]]:
-        """Every place for a worker: who serves in it, and how often another one had to take it."""
-        return [
-            (slot.worker if slot.worker is not None and slot.worker.ready else None, slot.restarts)
-            for slot in self.slots
+    def status(self) -> list[dict[str, int | str | None]]:
+        """Every place for a worker: who serves in it, and how often another one had to take it; then those that end."""
+        return [_row(slot, "serving") for slot in self._serving.slots] + [
+            _row(slot, "ending")
+            for generation in self._generations
+            if not generation.serves
+            for slot in generation.slots
+            if slot.worker is not None
         ]
 
     # --- telling --------------------------------------------------------------------------------------------------
@@ -115,7 +142,8 @@ class DataWorkers:
         key = (message.address, message.port) if isinstance(message, m.Listen) else _TUNNELS
         self._listening[key] = (message, sock)
         for worker in self:
-            worker.tell(message, [sock], lent=True)
+            if worker.serves:
+                worker.tell(message, [sock], lent=True)
 
     def unlisten(self, address: str, port: int) -> None:
         """Stop serving it. The port is free when this returns, also while workers have not closed their copies yet."""
@@ -134,7 +162,7 @@ class DataWorkers:
     def tell_one(self, message: m.ToWorker, socks: Sequence[socket.socket] = ()) -> DataWorkerProcess | None:
         """Say something to the worker that carries the least; which one it was, None when there is none. Owns the
         sockets."""
-        for slot in sorted(self.slots, key=self._load):
+        for slot in sorted(self._serving.slots, key=self._load):
             if slot.worker is not None and slot.worker.ready:
                 slot.given += 1
                 slot.worker.tell(message, socks)
@@ -152,19 +180,60 @@ class DataWorkers:
         """Keep the workers running until cancelled; then end them."""
         try:
             async with trio.open_nursery() as nursery:
-                for slot in self.slots:
-                    nursery.start_soon(self._keep, slot)
+                self._nursery = nursery
+                await self._keep_all(self._serving)
+                await trio.sleep_forever()  # those that serve are kept by `renew` then
         finally:
             for _message, sock in self._listening.values():
                 sock.close()
             self._listening.clear()
             self._board.close()
 
-    async def _keep(self, slot: Slot) -> None:
+    async def renew(self) -> None:
+        """Have a new generation take over, once all of it is ready; the one that serves then ends with its streams.
+
+        Raises:
+            Unavailable: too many generations are ending, or the new workers do not start. Nothing has changed.
+        """
+        ending = len(self._generations) - 1
+        if ending >= limits.OLD_GENERATIONS_MAX:
+            raise Unavailable(
+                f"{ending} generations of workers are still ending", hint="`status` shows what they carry"
+            )
+        before = self._serving
+        after = Generation(tuple(Slot(slot.restarts) for slot in before.slots), missing=len(before.slots))
+        self._generations.append(after)
+        self._nursery.start_soon(self._keep_all, after)
+        with trio.move_on_after(limits.WORKER_START_TIMEOUT):
+            await after.started.wait()
+        if after.missing:
+            after.scope.cancel()
+            raise Unavailable(f"the new workers do not start: {after.failure or 'they take too long'}")
+        self._serving, before.serves = after, False
+        for slot in before.slots:
+            if slot.worker is not None:
+                slot.worker.retire()
+
+    async def _keep_all(self, generation: Generation) -> None:
+        try:
+            with generation.scope:
+                async with trio.open_nursery() as nursery:
+                    for slot in generation.slots:
+                        nursery.start_soon(self._keep, slot, generation)
+        finally:
+            self._generations.remove(generation)
+
+    async def _keep(self, slot: Slot, generation: Generation) -> None:
         backoff = Backoff(rng=random.Random())
-        while True:
+        while generation.serves:
             began = trio.current_time()
-            reason = await self._serve_one(slot)
+            reason = await self._serve_one(slot, generation)
+            if not generation.serves:
+                log.info("an old data worker ended", reason=reason)
+                return
+            if generation.missing:
+                generation.failure = reason
+                generation.started.set()
             slot.restarts += 1
             delay = 0.0
             if trio.current_time() - began > limits.WORKER_SETTLED:
@@ -174,7 +243,7 @@ class DataWorkers:
             log.error("data worker ended; starting another", reason=reason, delay=round(delay, 2))
             await trio.sleep(delay)
 
-    async def _serve_one(self, slot: Slot) -> str:
+    async def _serve_one(self, slot: Slot, generation: Generation) -> str:
         """One worker from its start to its end; why it ended."""
         try:
             worker = DataWorkerProcess(self._start, self._board.fd, self._heard)
@@ -183,26 +252,44 @@ class DataWorkers:
         slot.worker, slot.row, slot.given = worker, self._board.take(), 0
         begin = msgspec.structs.replace(self._begin, row=slot.row)
         try:
-            return await worker.run(begin, lambda: self._introduce(worker))
+            return await worker.run(begin, lambda: self._introduce(worker, generation))
         finally:
             slot.worker = None
             self._board.free(slot.row)
             self._owner.worker_ended(worker)
 
-    def _introduce(self, worker: DataWorkerProcess) -> None:
+    def _introduce(self, worker: DataWorkerProcess, generation: Generation) -> None:
         for message in (self._authority, self._placement):
             if message is not None:
                 worker.tell(message)
+        if not generation.serves:  # the others have taken over while it started
+            worker.retire()
+            return
         for listen, sock in self._listening.values():
             worker.tell(listen, [sock], lent=True)
         if self._draining is not None:
             worker.tell(self._draining)
         self._owner.worker_started(worker)
+        if generation.missing:
+            generation.missing -= 1
+            if not generation.missing:
+                generation.started.set()
 
     async def _heard(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
         if isinstance(message, m.WorkerReport):
             worker.tunnels, worker.streams = message.tunnels, message.streams
-            for slot in self.slots:
+            for slot in self._slots():
                 if slot.worker is worker:
                     slot.given = 0
         await self._owner.worker_said(worker, message, socks)
+
+
+def _row(slot: Slot, state: str) -> dict[str, int | str | None]:
+    worker = slot.worker if slot.worker is not None and slot.worker.ready else None
+    return {
+        "pid": worker.pid if worker is not None else None,
+        "state": state if worker is not None else "starting",
+        "streams": worker.streams if worker is not None else 0,
+        "tunnels": len(worker.tunnels) if worker is not None else 0,
+        "restarts": slot.restarts,
+    }

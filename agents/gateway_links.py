@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 
 import trio
 
-from agents.control.client import GatewayLink, LinkOwner
+from agents.control.client import GatewayLink
+from agents.control.link_session import LinkOwner
 from agents.data_workers import DataWorkers
 from agents.workers import messages as m
 from bridge.flows import Flow
@@ -65,6 +66,16 @@ class GatewayLinks:
     def retry_now(self) -> None:
         for link in self:
             link.retry_now()
+
+    def move(self, gateway: str, *, within: float) -> None:
+        """Have the control stream to a gateway use another worker, some time within so many seconds."""
+        link = self._links.get(gateway)
+        if link is not None:
+            link.move(within=within)
+
+    def move_all(self) -> None:
+        for link in self:
+            link.move(within=0.0)
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
         """Records for one gateway, whichever is up."""

@@ -221,11 +221,17 @@ class HostAgent(Node):
             )
 
     async def gateway_draining(self, gateway: str) -> None:
-        self.workers.tell_all(m.LeaveGateway(gateway=gateway))
+        self.workers.tell_all(m.LeaveGateway(gateway=gateway, reason="is draining"))
+
+    def gateway_moved(self, gateway: str) -> None:
+        self.workers.tell_all(m.LeaveGateway(gateway=gateway, reason="has new workers"))
 
     def link_changed(self) -> None:
         if self._links.is_any_connected:
             self.renewal_possible.ask()
+
+    def workers_renewed(self) -> None:
+        self._links.move_all()
 
     def worker_gone(self, worker: DataWorkerProcess) -> None:
         self._adoptions.worker_gone(worker)
@@ -257,6 +263,8 @@ class HostAgent(Node):
         match message:
             case m.PathNeeded():
                 self._nursery.start_soon(self._find_path, worker, message.peer)
+            case m.GatewayLeaves():
+                self._links.move(message.gateway, within=limits.CONTROL_MOVE_SPREAD)
             case m.ControlEnded():
                 link = self._links.get(message.gateway)
                 if link is not None:

@@ -13,7 +13,7 @@ import socket
 import time
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from agents.admin.server import AdminConnection, serve_admin
 from agents.data_workers import DataWorkers
 from agents.estate import HomeConfig
 from agents.instance_counts import InstanceCounts
-from agents.lifecycle import Lifecycle, say_ready
+from agents.lifecycle import Lifecycle, say_ready, say_reloaded, say_reloading
 from agents.loop_lag import LagStatus, watch_lag
 from agents.stream_questions import StreamQuestions
 from agents.supervisor import DataWorkerProcess, Latest
@@ -82,6 +82,8 @@ class Node:
         self.loop_lag = LagStatus()
         self.started = clock.now()
         self.ready = False
+        self.last_reload = ""
+        """What became of the last SIGHUP, in words."""
         self.renewal_possible = Latest()
         """Asked when a gateway has been reached: a renewal that failed for want of one need not wait any longer."""
         self._root = root_certificate
@@ -128,6 +130,9 @@ class Node:
 
     def worker_started(self, worker: DataWorkerProcess) -> None:
         """A (new) data worker has been told everything."""
+
+    def workers_renewed(self) -> None:
+        """New workers have taken over from those before, which end when their last stream has ended."""
 
     def worker_gone(self, worker: DataWorkerProcess) -> None:
         """A data worker ended: whoever waits for its answer waits in vain."""
@@ -236,11 +241,29 @@ class Node:
 
     async def _reloads(self) -> None:
         async for _ in self.lifecycle.reloads():
+            say_reloading()
             try:
                 await self.reload()
                 log.info("reloaded")
             except MeshError as exc:
+                self.last_reload = f"refused: {exc}"
                 log.error("reload refused; everything stays as it was", reason=str(exc), hint=exc.hint)
+            else:
+                await self._renew_workers()
+            say_reloaded()
+
+    async def _renew_workers(self) -> None:
+        """New workers, from the code on disk, take the place of those that are there."""
+        try:
+            await trio.to_thread.run_sync(check_installed_version)
+            await self.workers.renew()
+        except MeshError as exc:
+            self.last_reload = f"done, but the workers stay: {exc}"
+            log.warning("the workers stay as they are", reason=str(exc), hint=exc.hint)
+            return
+        self.last_reload = "done, with new workers"
+        log.info("new workers serve", pids=[worker.pid for worker in self.workers if worker.serves])
+        self.workers_renewed()
 
     async def _renewals(self) -> None:
         """A new certificate at half of the old one's life, asked for until it comes."""
@@ -335,15 +358,8 @@ class Node:
             "certificate_ends": clock_words(self.identity.leaf.not_after),
             "authority_number": authority.number,
             "policy_number": authority.policy_number,
-            "workers": [
-                {
-                    "pid": worker.pid if worker is not None else None,
-                    "streams": worker.streams if worker is not None else 0,
-                    "tunnels": len(worker.tunnels) if worker is not None else 0,
-                    "restarts": restarts,
-                }
-                for worker, restarts in self.workers.rows()
-            ],
+            "workers": self.workers.status(),
+            "last_reload": self.last_reload,
             "streams": self.streams,
             "loop_lag": self.loop_lag.status(),
             "tunnels": [
@@ -394,6 +410,19 @@ async def _counted(answer: Awaitable[int]) -> int:
     except Unavailable as exc:
         log.warning("the data workers could not be asked", reason=exc.what)
         return 0
+
+
+def check_installed_version() -> None:
+    """Raises Unavailable: new workers would be of another version than this process, and not understand it."""
+    try:
+        installed = version("meshbridge")
+    except PackageNotFoundError:
+        installed = "none"
+    if installed != VERSION:
+        raise Unavailable(
+            f"the version on disk is {installed}, this node runs {VERSION}",
+            hint="restart the node to run the version on disk",
+        )
 
 
 def raise_descriptor_limit() -> None:

@@ -86,6 +86,8 @@ class DataWorkerProcess:
         )
         self.ready = False
         """It has said that it started, and is told what happens."""
+        self.serves = True
+        """It takes new connections; False for one that others have taken over from."""
         self.tunnels: tuple[m.TunnelState, ...] = ()
         self.streams = 0
         """As it reported last."""
@@ -131,6 +133,11 @@ class DataWorkerProcess:
             finally:
                 if not lent:
                     _close(socks)
+
+    def retire(self) -> None:
+        """Others have taken over: it ends with its last stream."""
+        self.serves = False
+        self.tell(m.Retire())
 
     # --- its life -------------------------------------------------------------------------------------------------
 

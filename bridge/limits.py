@@ -190,7 +190,12 @@ SAVE_RETRY = 5.0
 WORKERS_MAX = 8
 """Data workers of one node: each is a process of about 45 MB, and holds a tunnel of its own to every peer it uses."""
 OLD_GENERATIONS_MAX = 2
-"""Generations of workers that may still be ending when SIGHUP starts another one."""
+"""Generations of workers that may still be ending: while there are as many, SIGHUP starts no further one."""
+RETIRE_LOOK = 0.2
+"""How often a worker that is to end looks whether anything is left."""
+CONTROL_MOVE_SPREAD = 5.0
+"""When a gateway has new workers, each host moves its control stream at a random moment within this: 1,000 hosts are
+then 200 a second."""
 WORKER_START_TIMEOUT = 10.0
 WORKER_SEND_TIMEOUT = 10.0
 """A worker that has not taken a message for so long hangs: it is ended and another one started."""

@@ -1,24 +1,23 @@
 """I/O: a host's side of the control streams: one link to each gateway, kept up with jittered retries.
 
-What a gateway sends is checked by the agent before it counts; losing every gateway changes nothing of what is known.
+What a gateway sends is checked by the agent before it counts; losing every gateway changes nothing of what is known. A
+link that has to leave a worker, at either end, opens its next control stream before the gateway ends the one it has.
 """
 
 from __future__ import annotations
 
-import contextlib
 import random
 import socket
-from collections.abc import Callable
-from itertools import count
-from typing import Any, Protocol, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import trio
 
 from agents import clock
 from agents.backoff import Backoff
 from agents.control import messages as m
-from agents.control.channel import ControlChannel, ControlEnded
-from agents.control.parts import Parts
+from agents.control.channel import ControlChannel
+from agents.control.link_session import Channel, LinkOwner, LinkSession, SessionOver, refused
 from agents.supervisor import Latest
 from bridge import limits
 from bridge.bugs import tell_bug
@@ -31,26 +30,10 @@ from inventory.errors import MeshError, Unavailable
 log = get_logger()
 
 A = TypeVar("A")
-Channel = ControlChannel[m.FromHost, m.FromGateway]
 
 _FLOWS_HELD = 2000
-_FLOWS_AT_ONCE = 500
 _SETTLED = 5.0
 """Seconds a link must have been up for the next failure to count as the first."""
-
-
-class LinkOwner(Protocol):
-    """The agent, as far as its links need it."""
-
-    def hello(self) -> m.Hello: ...
-    def report(self) -> m.Report: ...
-    async def updated(self, gateway: str, update: m.Update) -> None: ...
-    async def dial_back(self, gateway: str, message: m.DialBack) -> None: ...
-    async def live_streams(self) -> tuple[Flow, ...]: ...
-    async def cut_streams(self, reason: str) -> tuple[Flow, ...]: ...
-    async def gateway_draining(self, gateway: str) -> None: ...
-    def link_changed(self) -> None: ...
-
 
 Connect = Callable[[str, socket.socket], None]
 """Has a worker carry a socket, which it owns, as `@control` to the gateway of that name. Raises MeshError."""
@@ -61,23 +44,32 @@ class GatewayLink:
 
     def __init__(self, gateway: str, owner: LinkOwner, connect: Connect) -> None:
         self.gateway = gateway
-        self.connected = False
         self.since = 0.0
         self.last_error = "not tried yet"
-        self.draining = False
         self.clock_difference: float | None = None
         """Seconds by which the gateway's clock was ahead of ours when it said welcome."""
         self._owner = owner
         self._connect = connect
-        self._channel: Channel | None = None
         self._scope = trio.CancelScope()
         self._worker_error = ""
-        self._ids = count(1)
-        self._paths: dict[int, trio.MemorySendChannel[m.PathOffered | m.PathRefused]] = {}
-        self._renewals: dict[int, trio.MemorySendChannel[m.Renewed]] = {}
-        self._changed = Latest()
+        self._session: LinkSession | None = None
+        self._over = trio.Event()
+        """Set when the session that counts has ended and no other one took its place."""
         self._flows: list[Flow] = []
         self._again = Latest()
+        self._move = Latest()
+        self._move_within = 0.0
+        self._moving: trio.Event | None = None
+        """Set when the move that is under way is over."""
+
+    @property
+    def connected(self) -> bool:
+        return self._session is not None
+
+    @property
+    def draining(self) -> bool:
+        """The gateway said that it will end."""
+        return self._session is not None and self._session.draining
 
     def failed(self, reason: str) -> None:
         """The worker could not open the stream; its end of the socket is closed, which ends the attempt."""
@@ -86,10 +78,17 @@ class GatewayLink:
             self.last_error = reason
 
     def report_changed(self) -> None:
-        self._changed.ask()
+        if self._session is not None:
+            self._session.changed.ask()
 
     def retry_now(self) -> None:
         self._again.ask()
+
+    def move(self, *, within: float) -> None:
+        """The worker that carries the control stream, here or at the gateway, is to end: use another one, some time
+        within so many seconds, so that not all hosts of a gateway come at once."""
+        self._move_within = within
+        self._move.ask()
 
     def end(self) -> None:
         """The operator removed the gateway."""
@@ -97,52 +96,55 @@ class GatewayLink:
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
         """Records for the gateway; the oldest are left out when there are too many (the host's own log has them)."""
-        self._flows = (self._flows + list(records))[-_FLOWS_HELD:]
-        self._changed.ask()
+        self._flows += records
+        del self._flows[:-_FLOWS_HELD]
+        self.report_changed()
 
     # --- keeping it up --------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep the link up until cancelled or ended."""
         backoff = Backoff(rng=random.Random())
-        with self._scope:
-            while True:
-                await self._try(backoff)
-                await self._again.asked(within=backoff.next())
-
-    async def _try(self, backoff: Backoff) -> None:
-        """One link from its beginning to its end, whatever ends it."""
-        self._worker_error = ""
-        reason = ""
         try:
-            await self._once()
-        except* MeshError as group:
-            reason = first_words(group)
-        except* OSError as group:
-            reason = f"out of descriptors: {first_words(group)}"
-        except* Exception as group:
-            reason = "internal error"
-            tell_bug("control link ended by a bug", group, gateway=self.gateway)
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self._moves, nursery)
+                    while True:
+                        await self._try(nursery, backoff)
+                        await self._again.asked(within=backoff.next())
         finally:
-            was, self.connected, self._channel = self.connected, False, None
-            self._forget_questions()
-        # The worker knows best why the stream was never there; the end of the socket says nothing.
-        self.last_error = self._worker_error or reason
-        if was:
-            log.warning("gateway lost", gateway=self.gateway, reason=self.last_error)
-            self._owner.link_changed()
-            if trio.current_time() - self.since > _SETTLED:
-                backoff.reset()
+            self._session = None
 
-    def _forget_questions(self) -> None:
-        for path in self._paths.values():
-            path.close()
-        for renewal in self._renewals.values():
-            renewal.close()
-        self._paths.clear()
-        self._renewals.clear()
+    async def _try(self, nursery: trio.Nursery, backoff: Backoff) -> None:
+        """One link from its beginning to its end, over however many sessions."""
+        self._over = trio.Event()
+        session = await self._open()
+        if isinstance(session, str):
+            self.last_error = session
+            return
+        self._take_place(session, nursery)
+        self._owner.link_changed()
+        await self._over.wait()
+        log.warning("gateway lost", gateway=self.gateway, reason=self.last_error)
+        self._owner.link_changed()
+        if trio.current_time() - self.since > _SETTLED:
+            backoff.reset()
 
-    async def _once(self) -> None:
+    async def _open(self) -> LinkSession | str:
+        """A new session that the gateway has welcomed, or why there is none."""
+        self._worker_error = ""
+        try:
+            return await self._greet()
+        except MeshError as exc:
+            # The worker knows best why the stream was never there; the end of the socket says nothing.
+            return self._worker_error or str(exc)
+        except OSError as exc:
+            return f"out of descriptors: {exc}"
+        except Exception as exc:
+            tell_bug("a control link was ended by a bug", exc, gateway=self.gateway)
+            return "internal error"
+
+    async def _greet(self) -> LinkSession:
         ours, theirs = socket.socketpair()
         channel: Channel = ControlChannel(ours, m.FromGateway)
         try:
@@ -152,125 +154,83 @@ class GatewayLink:
             with trio.move_on_after(limits.CONTROL_REQUEST_TIMEOUT + limits.PREAUTH_TIMEOUT):
                 welcome = await channel.receive()
             if isinstance(welcome, m.Refused):
-                raise PeerError(_refused(welcome))
+                raise PeerError(refused(welcome))
             if not isinstance(welcome, m.Welcome):
                 raise PeerError("the gateway did not say welcome")
-            self._up(channel, welcome)
-            parts = Parts()
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._report, channel)
-                while True:
-                    await self._heard(channel, await channel.receive(), nursery=nursery, parts=parts)
-        finally:
+        except BaseException:
             channel.close()
-
-    def _up(self, channel: Channel, welcome: m.Welcome) -> None:
-        self._channel, self.connected = channel, True
-        self.since = trio.current_time()
+            raise
         self.clock_difference = welcome.now - clock.now()
-        self.draining = False
+        return LinkSession(self.gateway, channel, self._owner, self._flows)
+
+    def _take_place(self, session: LinkSession, nursery: trio.Nursery) -> None:
+        """This session counts from now on."""
+        before, self._session = self._session, session
+        if before is not None:
+            before.leave()
+        self.since = trio.current_time()
         self.last_error = ""
-        self._owner.link_changed()
+        nursery.start_soon(self._serve, session)
 
-    async def _report(self, channel: Channel) -> None:
-        said: m.Report | None = None
+    async def _serve(self, session: LinkSession) -> None:
+        reason = await session.run()
+        if self._session is session and self._moving is not None:
+            await self._moving.wait()  # the gateway ended this one because the next one is there
+        if self._session is session:
+            self._session = None
+            self.last_error = reason
+            self._over.set()
+
+    async def _moves(self, nursery: trio.Nursery) -> None:
+        """Move the control stream when asked to, as often as it takes."""
         while True:
-            report = self._owner.report()
-            if report != said:
-                said = report
-                await channel.send(report)
-            if self._flows:
-                records, self._flows = tuple(self._flows[:_FLOWS_AT_ONCE]), self._flows[_FLOWS_AT_ONCE:]
-                await channel.send(m.Flows(records=records))
-            if not self._flows:
-                await self._changed.asked()
-
-    async def _heard(self, channel: Channel, message: m.FromGateway, *, nursery: trio.Nursery, parts: Parts) -> None:
-        match message:
-            case m.Update():
-                update = parts.add(message)
-                if update is not None:
-                    await self._owner.updated(self.gateway, update)
-            case m.DialBack():
-                await self._owner.dial_back(self.gateway, message)
-            case m.PathOffered() | m.PathRefused():
-                _answer(self._paths, message.id, message)
-            case m.Renewed():
-                _answer(self._renewals, message.id, message)
-            case m.StreamsWanted():
-                nursery.start_soon(self._streams, channel, message)
-            case m.Cut():
-                nursery.start_soon(self._cut, channel, message)
-            case m.Draining():
-                self.draining = True
-                await self._owner.gateway_draining(self.gateway)
-            case m.Refused():
-                raise PeerError(_refused(message))
-            case m.Welcome():
-                raise PeerError("welcome twice")
-
-    async def _streams(self, channel: Channel, message: m.StreamsWanted) -> None:
-        with contextlib.suppress(Unavailable):  # without a worker there is no answer, and the asker says so
-            streams = await self._owner.live_streams()
-            await channel.send(m.Streams(id=message.id, streams=streams[: limits.STREAMS_LISTED], count=len(streams)))
-
-    async def _cut(self, channel: Channel, message: m.Cut) -> None:
-        with contextlib.suppress(Unavailable):
-            cut = await self._owner.cut_streams(message.reason)
-            await channel.send(
-                m.Streams(id=message.id, streams=cut[: limits.STREAMS_LISTED], count=len(cut), cut=len(cut))
-            )
+            await self._move.asked()
+            await trio.sleep(random.uniform(0.0, self._move_within))
+            before = self._session
+            backoff = Backoff(rng=random.Random())
+            while before is not None and self._session is before and not before.draining:
+                self._moving = trio.Event()
+                session = await self._open()
+                if not isinstance(session, str):
+                    self._take_place(session, nursery)
+                self._moving.set()
+                self._moving = None
+                if isinstance(session, str):
+                    log.info("control stream not moved yet", gateway=self.gateway, reason=session)
+                    await trio.sleep(backoff.next())
+                else:
+                    self._owner.gateway_moved(self.gateway)
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
     async def path(self, peer: str) -> str:
         """A ticket for a path to `peer`. Raises Unavailable."""
-        answer = await self._ask(self._paths, lambda number: m.PathWanted(id=number, peer=peer))
+        answer = await self._ask(lambda session: session.path(peer))
         if isinstance(answer, m.PathRefused):
             raise Unavailable(plain(answer.reason))
         return answer.ticket
 
     async def renew(self, csr: bytes) -> str:
         """A new certificate chain in PEM. Raises Unavailable."""
-        answer = await self._ask(self._renewals, lambda number: m.Renew(id=number, csr=csr))
+        answer = await self._ask(lambda session: session.renew(csr))
         if not answer.chain:
             raise Unavailable(f"gateway {self.gateway} did not renew: {plain(answer.error)}")
         return answer.chain
 
-    async def _ask(self, waiting: dict[int, trio.MemorySendChannel[A]], question: Callable[[int], m.FromHost]) -> A:
-        channel = self._channel
-        if channel is None:
+    async def _ask(self, question: Callable[[LinkSession], Awaitable[A]]) -> A:
+        """Asked again when the session ends unanswered because another one took its place."""
+        session = self._session
+        if session is None:
             raise Unavailable(f"gateway {self.gateway} is not connected")
-        number = next(self._ids)
-        send, receive = trio.open_memory_channel[A](1)
-        waiting[number] = send
-        try:
-            with trio.move_on_after(limits.PATH_TIMEOUT):
-                await channel.send(question(number))
-                return await receive.receive()
-        except ControlEnded as exc:
-            raise Unavailable(f"gateway {self.gateway}: {exc.what}") from None
-        except trio.EndOfChannel:
-            raise Unavailable(f"gateway {self.gateway} was lost") from None
-        finally:
-            waiting.pop(number, None)
+        with trio.move_on_after(limits.PATH_TIMEOUT):
+            while True:
+                try:
+                    return await question(session)
+                except SessionOver as exc:
+                    if self._session is session and self._moving is not None:
+                        await self._moving.wait()
+                    if self._session is session or self._session is None:
+                        why = f": {exc}" if str(exc) else " was lost"
+                        raise Unavailable(f"gateway {self.gateway}{why}") from None
+                    session = self._session
         raise Unavailable(f"gateway {self.gateway} did not answer within {limits.PATH_TIMEOUT:.0f} s")
-
-
-def _answer(waiting: dict[int, trio.MemorySendChannel[Any]], number: int, message: object) -> None:
-    channel = waiting.pop(number, None)
-    if channel is not None:
-        with contextlib.suppress(trio.BrokenResourceError, trio.WouldBlock):
-            channel.send_nowait(message)
-
-
-def _refused(message: m.Refused) -> str:
-    return f"the gateway refused the session: {plain(message.reason)}"
-
-
-def first_words(group: BaseExceptionGroup[BaseException]) -> str:
-    """What the first error in a group says."""
-    first: BaseException = group
-    while isinstance(first, BaseExceptionGroup):
-        first = first.exceptions[0]
-    return str(first) or type(first).__name__

@@ -20,7 +20,7 @@ import trio
 from agents import clock
 from agents.control import messages as m
 from agents.control.channel import ControlChannel, ControlEnded, ControlLost
-from agents.control.client import first_words
+from agents.control.link_session import first_words
 from agents.control.parts import split
 from agents.control.publisher import EstateView, Sent, update_for
 from agents.supervisor import Latest

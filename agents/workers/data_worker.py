@@ -70,6 +70,9 @@ class DataWorker:
         self.site = begin.site
         self.trust_domain = begin.trust_domain
         self._shutting_down: str | None = None
+        self._retired = False
+        self._controls: dict[Tunnel, str] = {}
+        """Tunnels that carry a control stream of ours, and to which gateway."""
         self.snapshot = Snapshot(authority=AuthorityState())
         self._channel = channel
         self._shares = shares
@@ -107,6 +110,8 @@ class DataWorker:
         while True:
             await trio.sleep(_TICK)
             self.loop.now = time.monotonic()
+            if self._retired:
+                self._retire_tunnels()
             self.pool.tick()
             self.streams.tick()
             for listener in self._listeners.values():
@@ -221,7 +226,9 @@ class DataWorker:
             case m.LeaveGateway():
                 for tunnel in self.pool.all():
                     if tunnel.via == message.gateway:
-                        self.pool.retire(tunnel, f"gateway {message.gateway} is draining")
+                        self.pool.retire(tunnel, f"gateway {message.gateway} {message.reason}")
+            case m.Retire():
+                self._retire()
             case m.CutAll():
                 records = tuple(self.streams.cut_all(message.reason))
                 self.loop.settle()
@@ -337,6 +344,40 @@ class DataWorker:
             listener.take_late()
         self.loop.settle()
 
+    # --- ending while others take over --------------------------------------------------------------------------
+
+    def _retire(self) -> None:
+        """The listening sockets live on in the others, and with them every connection that waits."""
+        if self._retired:
+            return
+        self._retired = True
+        for listener in self._listeners.values():
+            listener.close()
+        self._listeners.clear()
+        self._publish()
+        self._retire_tunnels()
+        self._tasks.start_soon(self._end_when_empty)
+
+    def _retire_tunnels(self) -> None:
+        """Those, too, that were still being made when the others took over."""
+        for tunnel in self.pool.all():
+            self.pool.retire(tunnel, "another worker takes over")
+
+    async def _end_when_empty(self) -> None:
+        looks = 0
+        while looks < 2:  # what is on its way from one list to another is in one of them at the second look
+            await trio.sleep(limits.RETIRE_LOOK)
+            looks = looks + 1 if self._is_empty else 0
+        await self._send_records()
+        self._reported = None  # the last one in any case, with all that was counted
+        await self._send_report()
+        self._nursery.cancel_scope.cancel()
+
+    @property
+    def _is_empty(self) -> bool:
+        waiting = self.inbound.waiting + self.outbound.waiting + self._dial_backs
+        return not (self.streams.descriptors or waiting or self.pool.is_busy)
+
     # --- paths and control ----------------------------------------------------------------------------------------
 
     async def find_path(self, host: str) -> GatewayPath:
@@ -381,6 +422,7 @@ class DataWorker:
             local = LocalSocket(self.loop, sock, self.streams, flow)
             self.streams.live(local)
             local.open(tunnel, encode_open(Open(service="@control")))
+            self._controls[tunnel] = message.gateway
             self.loop.settle()
         except MeshError as exc:
             sock.close()
@@ -426,8 +468,14 @@ class DataWorker:
 
     def tunnel_gone(self, tunnel: Tunnel, reason: str) -> None:
         self.inbound.tunnel_gone(tunnel)
+        self._controls.pop(tunnel, None)
         if reason not in ("closed", "idle"):
             self.notice("tunnel-ended", f"{tunnel.peer.spiffe}: {reason}")
+
+    def tunnel_leaving(self, tunnel: Tunnel) -> None:
+        gateway = self._controls.get(tunnel)
+        if gateway is not None:
+            self._tasks.start_soon(self._channel.send, m.GatewayLeaves(gateway=gateway))
 
     def stream_accepted(self, flow: LiveFlow) -> None:
         self.outbound.accepted(flow)

@@ -138,6 +138,11 @@ class LeaveGateway(Message, frozen=True, kw_only=True, tag="leave-gateway"):
     """Open no new streams on tunnels through this gateway; they end with their last stream."""
 
     gateway: str
+    reason: str
+
+
+class Retire(Message, frozen=True, kw_only=True, tag="retire"):
+    """Other workers have taken over: accept nothing more, and end when the last stream has ended."""
 
 
 class CutAll(Message, frozen=True, kw_only=True, tag="cut-all"):
@@ -177,6 +182,12 @@ class ControlStream(Message, frozen=True, kw_only=True, tag="control-stream"):
     key: str
     remote: str
     not_after: float
+
+
+class GatewayLeaves(Message, frozen=True, kw_only=True, tag="gateway-leaves"):
+    """The tunnel that carries the control stream to a gateway takes no new streams: it is to move to another one."""
+
+    gateway: str
 
 
 class ControlEnded(Message, frozen=True, kw_only=True, tag="control-ended"):
@@ -252,6 +263,7 @@ ToWorker = (
     | Unjoin
     | Drain
     | LeaveGateway
+    | Retire
     | CutAll
     | ListStreams
 )
@@ -260,6 +272,7 @@ FromWorker = (
     | PathNeeded
     | Guest
     | ControlStream
+    | GatewayLeaves
     | ControlEnded
     | Adopted
     | Unjoined

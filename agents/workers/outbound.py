@@ -226,7 +226,9 @@ class Outbound:
                     await self._here(local, flow, instance)
                 else:
                     tunnel = self._warm(instance) or await self._pool.host(instance.host)
-                    if not local.ended and tunnel.is_usable:
+                    if not local.ended:
+                        if not tunnel.is_usable:
+                            raise Unavailable(f"the tunnel to {instance.host} ended at once")
                         self._open(local, flow, instance, tunnel)
                         self._loop.settle()
                 return

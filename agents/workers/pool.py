@@ -41,6 +41,9 @@ class PoolOwner(Protocol):
 
     def tunnel_open(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None: ...
     def tunnel_gone(self, tunnel: Tunnel, reason: str) -> None: ...
+    def tunnel_leaving(self, tunnel: Tunnel) -> None:
+        """The peer said that it takes no new streams on it."""
+
     def is_revoked(self, spiffe_id: str, key: str) -> str | None: ...
     def is_stranger(self, peer: SpiffeId) -> bool:
         """A host that we were not told of: it was removed, or no rule joins us."""
@@ -145,14 +148,18 @@ class TunnelPool:
         tunnel = self.usable(peer)
         if tunnel is not None:
             return tunnel
-        under_way = self._dials.get(peer)
-        if under_way is None:
-            under_way = self._dials[peer] = _Dial(trio.Event())
-            self._nursery.start_soon(self._run_dial, peer, under_way, dial)
-        await under_way.done.wait()
-        if under_way.tunnel is None:
-            raise Unavailable(f"{peer.role} {peer.name} cannot be reached: {under_way.error}")
-        return under_way.tunnel
+        for _ in range(limits.CONNECT_TRIES):
+            under_way = self._dials.get(peer)
+            if under_way is None:
+                under_way = self._dials[peer] = _Dial(trio.Event())
+                self._nursery.start_soon(self._run_dial, peer, under_way, dial)
+            await under_way.done.wait()
+            if under_way.tunnel is None:
+                raise Unavailable(f"{peer.role} {peer.name} cannot be reached: {under_way.error}")
+            if under_way.tunnel.is_usable:
+                return under_way.tunnel
+            # The worker that took it was told to end in that very moment: the next one is made with another.
+        raise Unavailable(f"{peer.role} {peer.name} ends every tunnel at once")
 
     async def _run_dial(self, peer: SpiffeId, outcome: _Dial, dial: Callable[[], Awaitable[Tunnel]]) -> None:
         try:
@@ -296,6 +303,7 @@ class TunnelPool:
 
     def tunnel_goaway(self, tunnel: Tunnel, reason: Reason) -> None:
         self._retired.add(tunnel)
+        self._owner.tunnel_leaving(tunnel)
 
     def tunnel_closed(self, tunnel: Tunnel, reason: str) -> None:
         waiting = self._coming.get(tunnel)
@@ -311,6 +319,11 @@ class TunnelPool:
             self._owner.tunnel_gone(tunnel, reason)
 
     # --- keeping --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there is a tunnel, or one is being made."""
+        return bool(self._tunnels or self._dials or self._coming)
 
     def retire(self, tunnel: Tunnel, reason: str) -> None:
         """No new streams on it in either direction; it is closed when its last stream has ended."""

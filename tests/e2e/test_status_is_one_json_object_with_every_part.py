@@ -12,7 +12,7 @@ COMMON = {
     *("node", "role", "trust_domain", "version", "pid", "started", "running", "certificate_ends"),
     *("authority_number", "policy_number", "workers", "streams", "tunnels", "warnings", "services"),
 }
-WORKER = {"pid", "streams", "tunnels", "restarts"}
+WORKER = {"pid", "state", "streams", "tunnels", "restarts"}
 TUNNEL = {"peer", "path", "streams", "age_seconds", "peer_certificate_ends"}
 
 

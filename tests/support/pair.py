@@ -37,7 +37,8 @@ def worker_pids(estate: Estate, home: str) -> list[int]:
     """The data workers of a node, as soon as all are there."""
 
     def found() -> list[int]:
-        listed = [worker["pid"] for worker in status(estate, home).get("workers", ())]
+        rows = status(estate, home).get("workers", ())
+        listed = [worker["pid"] for worker in rows if worker["state"] != "ending"]
         return listed if all(listed) else []
 
     return eventually(found, what=f"the workers of {home}")

@@ -33,6 +33,7 @@ class FakeAgent:
     dial_backs: list[m.DialBack] = field(default_factory=list)
     changes: int = 0
     drained: list[str] = field(default_factory=list)
+    moved: list[str] = field(default_factory=list)
     health: dict[str, Health] = field(default_factory=dict)
     refuse: Exception | None = None
     streams: int = 1
@@ -61,6 +62,9 @@ class FakeAgent:
 
     async def gateway_draining(self, gateway: str) -> None:
         self.drained.append(gateway)
+
+    def gateway_moved(self, gateway: str) -> None:
+        self.moved.append(gateway)
 
     def link_changed(self) -> None:
         self.changes += 1
@@ -242,6 +246,106 @@ async def test_a_link_to_a_removed_gateway_ends() -> None:
             await end.receive()
     made.close()
     assert not made.link.connected
+
+
+# --- moving to another worker -----------------------------------------------------------------------------------------
+
+
+async def test_f10_a_link_moves_without_being_lost(autojump_clock: trio.testing.MockClock) -> None:
+    """The next session is welcomed before the gateway ends the one before; nobody hears of a lost gateway."""
+    async with wire() as w:
+        first = await w.up()
+        w.link.move(within=0.0)
+        second = await w.begun()
+        assert w.link.connected
+        # The gateway ends the old session as soon as it has heard hello on the new one: that may be seen first.
+        await first.send(m.Refused(reason="a newer session of this host was opened"))
+        first.close()
+        await settled()
+        assert w.link.connected
+        await second.send(m.Welcome(gateway="gw1", now=0.0))
+        assert isinstance(await second.receive(), m.Report)
+        await second.send(UPDATE)
+        await settled()
+        assert w.link.connected and w.link.last_error == "" and w.agent.changes == 1
+        assert w.agent.updates == [UPDATE] and w.agent.moved == ["gw1"] and w.attempts == 2
+
+
+async def test_f10_what_was_asked_on_the_old_session_is_answered_there_or_asked_again(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with wire() as w:
+        first = await w.up()
+        here, there = Question(), Question()
+        nursery.start_soon(here.ask, lambda: w.link.path("vm2"))
+        nursery.start_soon(there.ask, lambda: w.link.path("vm3"))
+        asked = [await first.receive(), await first.receive()]
+        w.link.move(within=0.0)
+        second = await w.up()
+        for q in asked:
+            assert isinstance(q, m.PathWanted)
+            if q.peer == "vm2":
+                await first.send(m.PathOffered(id=q.id, ticket="old"))
+        await first.send(m.DialBack(ticket="t", peer="vm2"))
+        await first.send(UPDATE)
+        await first.send(m.Refused(reason="a newer session of this host was opened"))
+        first.close()
+        again = await second.receive()
+        assert isinstance(again, m.PathWanted) and again.peer == "vm3"
+        await second.send(m.PathOffered(id=again.id, ticket="new"))
+        await settled()
+        assert (here.answer, there.answer) == ("old", "new")
+        assert w.agent.dial_backs == [m.DialBack(ticket="t", peer="vm2")]
+        assert not w.agent.updates, "news of the old session is older than what the new one says"
+
+
+async def test_a_move_that_fails_is_tried_again_and_the_session_stays(autojump_clock: trio.testing.MockClock) -> None:
+    async with wire() as w:
+        first = await w.up()
+        w.error = Unavailable("no data worker is ready")
+        w.link.move(within=0.0)
+        await trio.sleep(10)
+        await first.send(UPDATE)
+        await settled()
+        assert w.link.connected and w.agent.updates == [UPDATE] and w.attempts > 2
+        w.error = None
+        second = await w.up()
+        await second.send(UPDATE)
+        await settled()
+        assert len(w.agent.updates) == 2
+
+
+async def test_an_old_session_that_the_gateway_does_not_end_is_left(autojump_clock: trio.testing.MockClock) -> None:
+    async with wire() as w:
+        first = await w.up()
+        w.link.move(within=0.0)
+        await w.up()
+        started = trio.current_time()
+        with pytest.raises(ControlLost):
+            await first.receive()
+        assert trio.current_time() - started <= limits.CONTROL_REQUEST_TIMEOUT and w.link.connected
+
+
+async def test_f35_a_thousand_hosts_do_not_move_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    moved: list[float] = []
+    for _ in range(20):
+        async with wire() as w:
+            await w.up()
+            started = trio.current_time()
+            w.link.move(within=limits.CONTROL_MOVE_SPREAD)
+            await w.up()
+            moved.append(trio.current_time() - started)
+    assert max(moved) <= limits.CONTROL_MOVE_SPREAD and max(moved) - min(moved) > 0.3 * limits.CONTROL_MOVE_SPREAD
+
+
+async def test_a_draining_gateway_is_not_moved_to(autojump_clock: trio.testing.MockClock) -> None:
+    async with wire() as w:
+        first = await w.up()
+        await first.send(m.Draining(reason="x"))
+        await settled()
+        w.link.move(within=0.0)
+        await trio.sleep(30)
+        assert w.attempts == 1
 
 
 # --- hearing ----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,7 @@ class FakeWorker:
     def __init__(self, pid: int) -> None:
         self.told: list[m.ToWorker] = []
         self.pid = pid
+        self.serves = True
         self.streams = 0
         self.tunnels: tuple[m.TunnelState, ...] = ()
 
@@ -94,8 +96,10 @@ class FakeWorkers(list[FakeWorker]):
 
     know = tell_all
 
-    def rows(self) -> list[tuple[FakeWorker, int]]:
-        return [(worker, 0) for worker in self]
+    renew: Any = None
+
+    def status(self) -> list[Any]:
+        return []
 
 
 class OneNode(Node):
@@ -250,3 +254,26 @@ async def test_status_can_be_told_at_any_moment(node: OneNode) -> None:
     json.dumps(node._status())
     with pytest.raises(MeshError):
         await node.admin(None, "nonsense", {})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("installed", ["0.0.0", None])
+async def test_workers_of_another_version_are_not_started(
+    node: OneNode, monkeypatch: pytest.MonkeyPatch, installed: str | None
+) -> None:
+    renewed: list[str] = []
+
+    async def renew() -> None:
+        renewed.append("renewed")
+
+    def found(name: str) -> str:
+        if installed is None:
+            raise PackageNotFoundError(name)
+        return installed
+
+    workers(node).renew = renew
+    await node._renew_workers()
+    assert renewed == ["renewed"] and node.last_reload == "done, with new workers"
+    monkeypatch.setattr("agents.node.version", found)
+    await node._renew_workers()
+    assert renewed == ["renewed"]
+    assert node.last_reload.startswith(f"done, but the workers stay: the version on disk is {installed or 'none'}")

@@ -22,6 +22,7 @@ from agents.workers.channel import Channel, ChannelClosed
 from agents.workers.shares import Shares
 from bridge import limits
 from inventory.authority import AuthorityState
+from inventory.errors import Unavailable
 
 BEGIN = m.Begin(home="/h", trust_domain="t.internal", role="host", name="vm1", site=None, root_certificate="")
 
@@ -113,7 +114,7 @@ class Supervised:
 
     @property
     def restarts(self) -> int:
-        return sum(restarts for _, restarts in self.workers.rows())
+        return sum(int(row["restarts"] or 0) for row in self.workers.status())
 
 
 @asynccontextmanager
@@ -270,6 +271,105 @@ async def test_a_socket_given_to_nobody_is_closed() -> None:
         made.started[0].channel.close()
         await settled()
         assert sock.fileno() == -1
+
+
+async def renewed(made: Supervised, nursery: trio.Nursery) -> list[FakeWorker]:
+    """A new generation that has started; those that serve now."""
+    first = len(made.started)
+    nursery.start_soon(made.workers.renew)
+    count = len(made.workers._serving.slots)
+    new = [await made.worker(number) for number in range(first, first + count)]
+    for worker in new:
+        await worker.start()
+    await settled()
+    return new
+
+
+async def test_f10_a_new_generation_takes_over_when_all_of_it_is_ready(nursery: trio.Nursery) -> None:
+    async with supervised(2) as made:
+        old = list(made.started)
+        for worker in old:
+            await worker.start()
+        await settled()
+        sock = socket.socket(socket.AF_UNIX)
+        made.workers.listen(listen(80), sock)
+        nursery.start_soon(made.workers.renew)
+        third, fourth = await made.worker(2), await made.worker(3)
+        await third.start()
+        assert await third.hear() == listen(80), "the same sockets"
+        for worker in old:
+            assert await worker.hear() == listen(80)
+        made.workers.know(authority(1))
+        for worker in (*old, third):
+            assert await worker.hear() == authority(1), "nobody was told to end: one is not ready"
+        await fourth.start()
+        for worker in old:
+            assert await worker.hear() == m.Retire()
+        made.workers.know(authority(2))
+        made.workers.listen(listen(81), socket.socket(socket.AF_UNIX))
+        for worker in (third, fourth):
+            while await worker.hear() != listen(81):
+                pass
+        for worker in old:
+            assert await worker.hear() == authority(2), "old streams are judged by what is known now"
+        assert [row["state"] for row in made.workers.status()] == ["serving", "serving", "ending", "ending"]
+        for worker in old:
+            worker.channel.close()
+        await settled()
+        assert len(made.started) == 4 and sorted(made.ended) == [1000, 1001], "nobody takes the place of an old one"
+        assert {row["pid"] for row in made.workers.status()} == {1002, 1003} and made.restarts == 0
+
+
+async def test_new_workers_that_do_not_start_change_nothing(autojump_clock: trio.testing.MockClock) -> None:
+    async with supervised() as made:
+        await made.started[0].start()
+        await settled()
+        reasons = []
+        async with trio.open_nursery() as nursery:
+
+            async def renew() -> None:
+                with pytest.raises(Unavailable) as caught:
+                    await made.workers.renew()
+                reasons.append(caught.value.what)
+
+            nursery.start_soon(renew)
+            (await made.worker(1)).channel.close()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(renew)
+            await made.worker(2)  # says nothing
+        assert "is gone" in reasons[0] and "do not start" in reasons[1]
+        await trio.sleep(60)
+        assert len(made.started) == 3 and not made.started[0].killed
+        assert [row["pid"] for row in made.workers.status()] == [1000]
+        made.workers.know(authority(1))
+        assert await made.started[0].hear() == authority(1)
+
+
+async def test_only_so_many_old_generations_linger(nursery: trio.Nursery) -> None:
+    async with supervised() as made:
+        await made.started[0].start()
+        await settled()
+        for _ in range(limits.OLD_GENERATIONS_MAX):
+            await renewed(made, nursery)
+        with pytest.raises(Unavailable, match="2 generations of workers are still ending"):
+            await made.workers.renew()
+        made.started[0].channel.close()
+        await settled()
+        await renewed(made, nursery)
+        assert [row["state"] for row in made.workers.status()] == ["serving", "ending", "ending"]
+
+
+async def test_a_worker_that_is_still_starting_when_others_take_over_ends_as_well(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with supervised() as made:
+        await made.started[0].start()
+        await trio.sleep(limits.WORKER_SETTLED + 1)
+        made.started[0].channel.close()
+        replacement = await made.worker(1)
+        await renewed(made, nursery)
+        await replacement.start()
+        assert await replacement.hear() == m.Retire()
 
 
 async def test_a_worker_that_never_starts_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
