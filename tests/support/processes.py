@@ -14,6 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from tests.support.reaper import REAPER
+
 STOP_TIMEOUT = 15.0
 """Seconds a process gets to end after SIGTERM before it is killed at teardown."""
 
@@ -98,6 +100,7 @@ class RunningProcess:
             errors="backslashreplace",
             start_new_session=True,
         )
+        REAPER.watch(self._process.pid)
         self._asked = False
         assert self._process.stdout is not None
         assert self._process.stderr is not None
@@ -153,5 +156,6 @@ class RunningProcess:
                 self.kill9()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
+        REAPER.forget(self.pid)
         self.stdout.join(STOP_TIMEOUT)
         self.stderr.join(STOP_TIMEOUT)

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -54,13 +53,19 @@ def test_help_imports_nothing_heavy(args: list[str]) -> None:
 
 
 def test_help_answers_at_once() -> None:
-    """150 ms by contract; the best of three, and double that, because other tests run on the same cores."""
+    """150 ms by contract, which is its time on a core: the clock on the wall also counts whoever else runs there."""
     times = []
     for _ in range(3):
-        begin = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "cli.main", "--help"], capture_output=True, check=True)
-        times.append(time.perf_counter() - begin)
-    assert min(times) < 0.3
+        pid = os.posix_spawn(
+            sys.executable,
+            [sys.executable, "-m", "cli.main", "--help"],
+            os.environ,
+            file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0)],
+        )
+        _, status, used = os.wait4(pid, 0)
+        assert status == 0
+        times.append(used.ru_utime + used.ru_stime)
+    assert min(times) < 0.15
 
 
 def test_every_command_is_there_and_has_help_with_an_example() -> None:
