@@ -82,6 +82,27 @@ OPENS_PER_SECOND = 20000
 """Streams a peer may open on one tunnel per second, averaged over a burst of as many (C29)."""
 TUNNEL_PENDING_MAX = 1 * MIB
 """Bytes waiting to be written to a tunnel; above it no local socket is read for that tunnel."""
+SHARE_MAX = TUNNEL_PENDING_MAX
+SHARE_FIRST = 16 * KIB
+"""Bytes that may lie encrypted, and again unsent in the kernel, before it is known how fast the link is: nothing can
+overtake them (F21)."""
+SHARE_MIN = 1 * KIB
+"""The same on the slowest link: most of a packet."""
+UNSENT_MIN = 4 * KIB
+"""What may lie unsent in the kernel on the slowest link. With less than a packet there BBR believes that there is
+little to send, and never unlearns that the link was fast once: more than half of what it sends is lost then."""
+PACE_AHEAD = 0.1
+"""Seconds of sending that may lie there once it is known; from 10 MB/s on it is SHARE_MAX."""
+PACE_INTERVAL = 0.25
+"""Between two looks at how fast a link is."""
+PACE_SOON = 0.002
+"""The same while sixteen shares went out since the last look."""
+PACE_LOOKS = 4
+"""So many intervals are judged together while there is always something to send: more than most round trips."""
+PACE_LOSS_MAX = 0.25
+"""Of what went out lately, the share that went out again: above it our end is held to what arrives."""
+PACE_RATE_MIN = 1 * KIB
+"""Bytes per second that it may always send."""
 EARLY_MAX = WINDOW_INITIAL
 """Bytes sent on a stream before its ACCEPT, kept so that they can be sent again after a refusal."""
 TUNNEL_BUFFERED_MAX = 128 * MIB
@@ -152,6 +173,8 @@ LEASE = 15.0
 REGISTRY_RETRY = 1.0
 """Between two tries to read a registry that failed or whose log was refused."""
 CONTROL_REQUEST_TIMEOUT = 10.0
+CONTROL_RATE_MIN = 4 * KIB
+"""Bytes of a message that a peer takes per second, on top of that: half of what a link of 64 kbit/s carries."""
 BACKOFF_FIRST = 0.2
 BACKOFF_MAX = 15.0
 INSTANCES_PER_HOST = 1000

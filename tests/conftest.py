@@ -51,6 +51,7 @@ LONG_FILES = frozenset(
         "a_revoked_host_is_cut_off_at_once",
         "an_idle_node_uses_next_to_nothing",
         "bulk_arrives_byte_for_byte_both_ways_at_once",
+        "bytes_that_come_one_at_a_time_mean_the_same",
         "certificates_rotate_under_streams",
         "commands_answer_from_disk_with_everything_down",
         "enrolment_survives_kill_9",

@@ -44,6 +44,8 @@ class ControlChannel(Generic[Out, In]):
         self._max = max_bytes
         self._buffer = bytearray()
         self._sending = trio.Lock()
+        self._queued = 0
+        """Bytes of the messages that are being sent or wait for that."""
         self._unsent = _NOTHING
         """The rest of a message whose sender was cancelled: it goes out before the next one."""
 
@@ -51,17 +53,23 @@ class ControlChannel(Generic[Out, In]):
         """Send a message. Cancelled, it was sent whole, not at all, or the next one brings the rest.
 
         Raises:
-            ControlEnded: nobody takes it within CONTROL_REQUEST_TIMEOUT, or nobody is there.
+            ControlEnded: nobody takes it, not even at CONTROL_RATE_MIN, or nobody is there.
         """
         body = msgspec.json.encode(message)
         if len(body) > self._max:
             raise ControlEnded(f"a message of {len(body)} bytes is larger than {self._max}")
-        with trio.move_on_after(limits.CONTROL_REQUEST_TIMEOUT):
-            async with self._sending:
-                await self._send_rest()
-                self._unsent = memoryview(_LENGTH.pack(len(body)) + body)
-                await self._send_rest()
-                return
+        self._queued += len(body)
+        try:
+            # On a thin link a large message takes its time, and so do those behind it.
+            patience = limits.CONTROL_REQUEST_TIMEOUT + self._queued / limits.CONTROL_RATE_MIN
+            with trio.move_on_after(patience):
+                async with self._sending:
+                    await self._send_rest()
+                    self._unsent = memoryview(_LENGTH.pack(len(body)) + body)
+                    await self._send_rest()
+                    return
+        finally:
+            self._queued -= len(body)
         raise ControlEnded("the other side does not read its control stream")
 
     async def _send_rest(self) -> None:

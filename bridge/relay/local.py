@@ -224,6 +224,11 @@ class LocalSocket:
                     tunnel.wait_unblocked(self)
                     return
                 room = min(room, _SMALL)  # a keystroke does not wait behind what others have to say
+            elif tunnel.has_its_share(self, stream.id):
+                self._pause()
+                return
+            if tunnel.share < room:
+                room = tunnel.share
             try:
                 size = self._sock.recv_into(_BODY, room)
             except BlockingIOError:

@@ -2,8 +2,9 @@
 
 Rules: one read, one encryption and one write per turn, whatever the number of streams; what is urgent (accepts of the
 tunnel, pings, goodbyes) is encrypted before what is queued; while the socket cannot take more, nothing further is
-encrypted, and above TUNNEL_PENDING_MAX no local socket is read for this tunnel. What arrives is always read: two ends
-that both waited for the other to read would wait for ever.
+encrypted, and above TUNNEL_PENDING_MAX no local socket is read for this tunnel. When more waits than the link carries
+in a moment (`pace`), streams take turns in small pieces, and only those with a piece waiting are not read. What arrives
+is always read: two ends that both waited for the other to read would wait for ever.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from bridge import limits
 from bridge.errors import PeerError, explain_tls_error
 from bridge.identity.verify import PeerIdentity
 from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
+from bridge.relay.pace import Pace
 from bridge.tunnels.frames import Code, Hello, Open, ProtocolViolation, Reason, code_word
 from bridge.tunnels.records import RecordReader, TlsPipe
 from bridge.tunnels.session import Session, Stream
+from bridge.tunnels.turns import Turns
 from inventory.names import shown
 
 _RESET = struct.pack("ii", 1, 0)
@@ -73,7 +76,7 @@ class Tunnel:
         self.closing: str | None = None
         """Why we are saying goodbye; from then on nothing that arrives is acted on."""
         self.backlog = 0
-        """Plaintext queued and not yet encrypted, in bytes."""
+        """Plaintext in `session.out`: queued, and in no turns yet, in bytes."""
         self.buffered = 0
         """Bytes that arrived and wait for slow local readers."""
         self.opened_at = now
@@ -90,6 +93,13 @@ class Tunnel:
         self._mask = READ
         self.waiting: dict[Waiter, None] = {}
         """Who has something to send and may not add to what waits, the longest first."""
+        self._pace = Pace(sock, now)
+        self.share = self._pace.share
+        """Bytes of one stream that should wait here at most, and how much is encrypted ahead of what may be urgent."""
+        self._turns = Turns()
+        self._in_turn: dict[int, Waiter] = {}
+        """Those whose own stream has its share waiting, by stream."""
+        self._called: dict[Waiter, None] = {}
         self._closing_at = 0.0
         self._pinged_at = now
         self._unanswered = 0
@@ -127,11 +137,26 @@ class Tunnel:
     @property
     def is_blocked(self) -> bool:
         """Whether so much waits to be written that nobody may add to it."""
-        return self.backlog + len(self._pending) + self._outgoing.pending > limits.TUNNEL_PENDING_MAX
+        return self.queued > limits.TUNNEL_PENDING_MAX
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait to be written."""
+        return self.backlog + self._turns.size + len(self._pending) + self._outgoing.pending
 
     def wait_unblocked(self, waiter: Waiter) -> None:
         """Have `unblock` called when it is this one's turn."""
         self.waiting[waiter] = None
+
+    def has_its_share(self, waiter: Waiter, stream_id: int) -> bool:
+        """Whether this stream has enough waiting on a slow tunnel; the waiter is told when that has gone out."""
+        if self.share == limits.SHARE_MAX or self.queued <= self.share:
+            return False
+        self._take_turns()
+        if self._turns.waiting(stream_id) < self.share:
+            return False
+        self._in_turn[stream_id] = waiter
+        return True
 
     def hold(self, size: int) -> bool:
         """Count `size` more (or, negative, fewer) bytes that wait for a slow reader; False when that is too many."""
@@ -142,8 +167,8 @@ class Tunnel:
     # --- writing --------------------------------------------------------------------------------------------------
 
     def send_large(self, frame: memoryview) -> None:
-        """Encrypt a whole frame from the caller's buffer now; it may be reused on return."""
-        if self._pending:
+        """Encrypt a whole frame from the caller's buffer now, or keep a copy; the buffer may be reused on return."""
+        if self._pending or self._turns.size or self.backlog + self._outgoing.pending + len(frame) > self.share:
             self.session.out.append(bytes(frame))
             self.backlog += len(frame)
         else:
@@ -151,9 +176,20 @@ class Tunnel:
             self._tls.write(frame)
         self.loop.touch(self)
 
+    def _take_turns(self) -> None:
+        self._turns.add(self.session.out)
+        self.session.out.clear()
+        self.backlog = 0
+
     def _encrypt(self) -> None:
         session = self.session
         out = session.out
+        if self._turns.size or self.backlog > self.share:
+            self._take_turns()
+            out, served = self._turns.take(self.share)
+            for stream_id in served:
+                if stream_id in self._in_turn and self._turns.waiting(stream_id) < self.share:
+                    self._called[self._in_turn.pop(stream_id)] = None
         if session.urgent:
             out[:0] = session.urgent
             session.urgent.clear()
@@ -173,7 +209,7 @@ class Tunnel:
                     break
                 self._pending = memoryview(self._outgoing.read())
             try:
-                sent = self._sock.send(self._pending)
+                sent = self._sock.send(self._pending, self._pace.flags)
             except BlockingIOError:
                 sent = 0
             except OSError as exc:
@@ -184,8 +220,16 @@ class Tunnel:
             self._pending = self._pending[sent:]
             if self._pending:
                 self._watch(READ | WRITE)
-                return
+                break
             self._pending = _NOTHING
+        if self._pace.is_due(self.loop.now, self.bytes_out):
+            self._look_at_pace(self.loop.now)
+        if self._called:
+            called, self._called = self._called, {}
+            for waiter in called:
+                waiter.unblock()
+        if self._pending:
+            return
         self._watch(READ)
         if self.closing is not None:
             self._end(self.closing)
@@ -202,6 +246,10 @@ class Tunnel:
             left -= waiter.unblock()
         if self.waiting:
             self.loop.touch_next(self)
+
+    def _look_at_pace(self, now: float) -> None:
+        self._pace.look(now, self.bytes_out, full=bool(self._pending))
+        self.share = self._pace.share
 
     def _watch(self, mask: int) -> None:
         if mask != self._mask:
@@ -323,6 +371,8 @@ class Tunnel:
         silent or do not take our goodbye."""
         if self.closed is not None:
             return
+        if self._pending and self._pace.is_due(now, self.bytes_out):
+            self._look_at_pace(now)  # a link that has become slow does not call by itself for long
         heard = self.session.last_heard
         if self.closing is not None:
             if now - self._closing_at > limits.HEARTBEAT_INTERVAL:
@@ -368,7 +418,8 @@ class Tunnel:
             with contextlib.suppress(OSError):
                 self._sock.send(self._outgoing.read())
         self._sock.close()
-        self.waiting.clear()
+        for waiters in (self.waiting, self._called, self._in_turn):
+            waiters.clear()
         self.session.abandon(code)
         self.owner.tunnel_closed(self, self.closed)
 

@@ -1,4 +1,5 @@
-"""I/O: several hosts on one machine: network namespaces joined by segments, links that are cut, ways that lose packets.
+"""I/O: several hosts on one machine: network namespaces joined by segments, links that are cut or
+bad, ways that lose packets.
 
     with Network() as network:
         network.host("gw", lan="10.77.0.1/24")
@@ -15,19 +16,28 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
+import struct
 import subprocess
+import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from types import TracebackType
 
 from tests.support.estate import OPERATOR, Estate, allow
 from tests.support.pair import locate, status, wait_connected
+from tests.support.rough_link import Roughness
 from tests.support.traffic import eventually
 
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
+_TUNSETIFF = 0x400454CA
+_IFF_TUN = 0x0001
+_IFF_NO_PI = 0x1000
+_ROOT = Path(__file__).parents[2]
 _numbers = count(1)
 GATEWAY_PORT = 7443
 TUNNEL_PORT = 7500
@@ -48,6 +58,7 @@ class Network:
         self._spaces: list[str] = []
         self._segments: set[str] = set()
         self._ports: dict[tuple[str, str], str] = {}
+        self._links: list[subprocess.Popen[str]] = []
         self._wires = self._add("wires")
 
     def _space(self, name: str) -> str:
@@ -79,6 +90,24 @@ class Network:
             ip("-n", self._wires, "link", "set", "dev", port, "master", segment, "up")
             ip("-n", space, "address", "add", address, "dev", segment)
             ip("-n", space, "link", "set", "dev", segment, "up")
+
+    def rough(self, link: Roughness, seed: int, **addresses: str) -> None:
+        """Hosts that exist get one more interface each, `rough`; all are joined by a link that does to packets what
+        `link` says. What it did is printed at the end: `vm1="10.78.0.2/24"`."""
+        devices = {}
+        for host, address in addresses.items():
+            with self.inside(host):
+                device = os.open("/dev/net/tun", os.O_RDWR)
+                fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", b"rough", _IFF_TUN | _IFF_NO_PI))
+            ip("-n", self._space(host), "address", "add", address, "dev", "rough")
+            ip("-n", self._space(host), "link", "set", "dev", "rough", "up")
+            devices[device] = address.partition("/")[0]
+        options = [word for name, value in asdict(link).items() for word in (f"--{name}", str(value))]
+        joined = [f"{device}={address}" for device, address in devices.items()]
+        argv = [sys.executable, "-m", "tests.support.rough_link", "--seed", str(seed), *options, *joined]
+        self._links.append(subprocess.Popen(argv, pass_fds=list(devices), cwd=_ROOT, stdout=subprocess.PIPE, text=True))
+        for device in devices:
+            os.close(device)
 
     def route(self, host: str, to: str, via: str) -> None:
         ip("-n", self._space(host), "route", "add", to, "via", via)
@@ -125,6 +154,11 @@ class Network:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        for link in self._links:
+            link.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                print("the link:", link.communicate(timeout=10)[0].strip())
+            link.kill()
         for space in reversed(self._spaces):
             subprocess.run(["ip", "netns", "delete", space], capture_output=True, check=False)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import trio
 
 from agents.admin.client import call
 from inventory.errors import MeshError
-from tests.support.estate import OPERATOR, Estate
+from tests.support.estate import OPERATOR, READY_TIMEOUT, Estate
 from tests.support.town import Town
 from tests.support.traffic import eventually
 
@@ -109,11 +110,13 @@ def allow_all(services: Mapping[str, str], source: str = f"host:{CLIENT}") -> st
     return f'[[allow]]\nname = "pair"\nfrom = ["{source}"]\nto = [{listed}]\n'
 
 
-def join(estate: Estate, name: str, *, listen: str | None = None, token: str | None = None) -> None:
-    """Enrols a host, with a token made for it or a given one."""
+def join(
+    estate: Estate, name: str, *, listen: str | None = None, token: str | None = None, advertise: str | None = None
+) -> None:
+    """Enrols a host, with a token made for it or a given one. `advertise`: where others dial it, if not `listen`."""
     town = Town(estate)
     token = token or town.ok(OPERATOR, "host", "add", name)
-    reach = ["--listen", listen, "--advertise", listen] if listen else []
+    reach = ["--listen", listen, "--advertise", advertise or listen] if listen else []
     town.ok(name, "agent", "join", token.strip(), "--addresses", estate.next_slice(), *reach)
 
 
@@ -125,6 +128,7 @@ def start_pair(
     init: tuple[str, ...] = (),
     gateway_runs: bool = False,
     workers: int | None = None,
+    before: Callable[[str], str] | None = None,
 ) -> Pair:
     """Sets up and starts all three nodes; returns when every service can be called.
 
@@ -134,13 +138,15 @@ def start_pair(
         init: further options of `init`.
         gateway_runs: whether the caller has done `init` and started the gateway.
         workers: of every node; None: as many as it takes by itself.
+        before: puts something before the endpoint at which vm1 takes tunnels, and says where that is dialled.
     """
     options = ("--workers", str(workers)) if workers else ()
     if not gateway_runs:
         estate.init(*init)
         estate.start_gateway(*options)
     pair = Pair(estate, services)
-    join(estate, SERVER, listen=estate.free_endpoint() if direct else None)
+    listen = estate.free_endpoint() if direct else None
+    join(estate, SERVER, listen=listen, advertise=before(listen) if before and listen else None)
     join(estate, CLIENT)
     for number, (name, target) in enumerate(services.items()):
         pair.town.place(name, SERVER, target, port=PORT + number)
@@ -153,3 +159,18 @@ def start_pair(
     for name in services:
         pair.place(name)
     return pair
+
+
+def start_pair_in_chaos(estate: Estate, services: Mapping[str, str], seed: int, *options: str, direct: bool) -> Pair:
+    """A pair whose every connection between nodes goes through a program of tests/support/chaos.py with `options`."""
+
+    def before(endpoint: str, port: int = 0) -> str:
+        argv = ["--seed", str(seed), "--port", str(port), "--target", endpoint, *options]
+        link = estate.start("chaos", [sys.executable, "-m", "tests.support.chaos", *argv])
+        return f"127.0.0.1:{int(link.stdout.wait_for('', READY_TIMEOUT))}"
+
+    real, shown = estate.free_port(), estate.free_port()
+    estate.init("--listen", f"127.0.0.1:{real}", gateway=f"127.0.0.1:{shown}")
+    estate.start_gateway()
+    before(f"127.0.0.1:{real}", shown)
+    return start_pair(estate, services, direct=direct, gateway_runs=True, before=before)

@@ -265,7 +265,7 @@ def test_a_tunnel_that_cannot_write_stops_its_readers_and_lets_them_go_on(rig: R
     rig.idle()
     tunnel = rig.a.tunnel
     assert tunnel.waiting, "some may not add to it"
-    held = tunnel.backlog + len(tunnel._pending) + tunnel._outgoing.pending
+    held = tunnel.queued
     assert held < limits.TUNNEL_PENDING_MAX + 2 * limits.STREAM_TURN_BUDGET, "it stays near the limit"
     rig.loop.register(rig.b.tunnel._fd, rig.b.tunnel, 1)
     rig.until(lambda: len(rig.b.services) == 40)
@@ -304,6 +304,33 @@ def test_one_with_nothing_left_keeps_nobody_waiting(rig: Rig) -> None:
         Pump(rig.loop, program, bytes(4096), shut=False)
     sinks = [Pump(rig.loop, service, b"", shut=False) for service in rig.b.services]
     rig.until(lambda: sum(len(sink.got) for sink in sinks) == (20 << 20) + 60 * 4096)
+
+
+def test_f21_on_a_slow_tunnel_a_keystroke_and_a_ping_pass_what_waits(rig: Rig) -> None:
+    tunnel = rig.a.tunnel
+    tunnel._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4608)
+    tunnel.share = tunnel._pace.share = limits.SHARE_MIN
+    pumps = [Pump(rig.loop, rig.a.open(), bytes(200_000), shut=False) for _ in range(10)]
+    rig.until(lambda: len(rig.b.services) == 10)
+    sinks = [Pump(rig.loop, service, b"") for service in rig.b.services]
+    rig.until(lambda: all(len(sink.got) > 5000 for sink in sinks))
+    rig.loop.unregister(rig.b.tunnel._fd)  # b stops reading: everybody's share waits
+    rig.idle()
+    assert tunnel._in_turn and not tunnel.waiting
+    assert tunnel.queued < 30 * limits.KIB, "the rest is not read yet"
+    typist = rig.a.open()
+    typist.send(b"k")
+    tunnel.session.ping()
+    rig.loop.touch(tunnel)
+    rig.idle()
+    before, pongs = sum(len(sink.got) for sink in sinks), tunnel.session.pongs
+    rig.loop.register(rig.b.tunnel._fd, rig.b.tunnel, 1)
+    rig.until(lambda: len(rig.b.services) == 11)
+    rig.until(lambda: read_all(rig.b.services[-1]) == b"k")
+    rig.until(lambda: tunnel.session.pongs > pongs)
+    assert sum(len(sink.got) for sink in sinks) - before < 20 * limits.KIB
+    rig.until(lambda: all(len(sink.got) == 200_000 for sink in sinks))
+    assert not tunnel._in_turn and not any(pump.error for pump in pumps)
 
 
 def test_both_ends_full_at_once_is_no_deadlock(rig: Rig) -> None:
