@@ -98,10 +98,10 @@ def test_words_match_as_the_shell_matches_them(pattern, word):
 
 
 def test_a_pattern_made_to_be_slow_is_not():
-    began = time.perf_counter()
+    began = time.process_time()
     assert not Glob("a*" * 30 + "b").matches("a" * 63)
     assert not Glob(".".join(["**", "*a*a*a*a*b"] * 20), dotted=True).matches(".".join(["a" * 20] * 12))
-    assert time.perf_counter() - began < 0.1
+    assert time.process_time() - began < 0.1
 
 
 def test_the_map_finds_what_a_walk_over_all_patterns_finds():

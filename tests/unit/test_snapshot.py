@@ -100,11 +100,11 @@ def test_a_change_costs_what_it_touches():
     hosts = [Host(name=f"h{n}", serves=(f"s{n}",)) for n in range(500)]
     made = snapshot(hosts, [instance(f"s{n % 500}", f"h{n % 500}", target=f"127.0.0.1:{n + 1}") for n in range(10_000)])
     assert len(made.services) == 500
-    began = time.perf_counter()
+    began = time.process_time()
     for n in range(20):
         made = made.evolved(reported={"h1": (instance("s1", "h1", target=f"127.0.0.2:{n + 1}"),)})
         assert len(made.services["s1"].instances) == 21
-    assert (time.perf_counter() - began) / 20 < 0.02
+    assert (time.process_time() - began) / 20 < 0.02
 
 
 def test_rules_are_indexed_once():

@@ -55,9 +55,9 @@ def test_h31_keys_of_too_many_parts_are_refused():
     ],
 )
 def test_h31_a_scan_made_to_be_slow_is_not(data):
-    began = time.perf_counter()
+    began = time.process_time()
     refused(data)
-    assert time.perf_counter() - began < 1.5
+    assert time.process_time() - began < 1.5
 
 
 def test_h31_too_large():
