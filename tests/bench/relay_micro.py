@@ -53,16 +53,12 @@ def relay(name: str, contexts: Contexts, tunnel_sock: socket.socket, other: sock
         side.serve = lambda stream, wish: _connect(side, stream, other)
     tunnel.accept()
     tunnel.start()
-    fd = loop.fileno()
     while not side.ups:
-        select.select([fd], [], [])
-        loop.turn()
+        loop.turn(wait=True)
     if isinstance(other, socket.socket):
         Listener(loop, other, lambda sock, _: _opened(side, sock), lambda: True)
     while tunnel.closed is None:
-        select.select([fd], [], [])
-        while loop.turn():
-            pass
+        loop.turn(wait=True)
 
 
 def _opened(side: Side, sock: socket.socket) -> None:

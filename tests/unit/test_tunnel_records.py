@@ -52,6 +52,29 @@ def test_what_was_written_is_what_is_read(joined: tuple[TlsPipe, TlsPipe], unit:
     assert takes.got == data
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_records_are_found_wherever_they_are_cut(joined: tuple[TlsPipe, TlsPipe], seed: int) -> None:
+    """In their headers too; and every whole one is read at once, whatever is left of the next."""
+    ours, theirs = joined
+    rng = random.Random(seed)
+    takes = Takes()
+    reader = RecordReader(theirs, takes)
+    sent, ends, records = b"", [], b""
+    for _ in range(60):
+        data = rng.randbytes(rng.choice([1, 2, 30, 400, 16_384]))
+        ours.tls.write(data)
+        records += ours.outgoing.read()
+        sent += data
+        ends.append((len(records), len(sent)))
+    at = 0
+    while at < len(records):
+        size = rng.choice([1, 2, 3, 4, 5, 22, 23, 500, 17_000, 100_000])
+        reader.feed(memoryview(records)[at : at + size])
+        at += size
+        whole = max((plain for end, plain in ends if end <= at), default=0)
+        assert takes.got == sent[:whole]
+
+
 def test_last_words_are_heard_before_the_goodbye(joined: tuple[TlsPipe, TlsPipe]) -> None:
     ours, theirs = joined
     ours.tls.write(b"last words")
@@ -75,10 +98,15 @@ def test_last_words_are_heard_before_a_broken_record(joined: tuple[TlsPipe, TlsP
 def test_what_lies_in_the_pipe_already_is_read_without_more(joined: tuple[TlsPipe, TlsPipe]) -> None:
     ours, theirs = joined
     ours.tls.write(b"came with the handshake")
-    theirs.incoming.write(ours.outgoing.read())
+    ours.tls.write(b", in two parts")
+    records = ours.outgoing.read()
+    theirs.incoming.write(records[:-10])
     takes = Takes()
-    RecordReader(theirs, takes).feed(memoryview(b""))
+    reader = RecordReader(theirs, takes)
+    reader.feed(memoryview(b""))
     assert takes.got == b"came with the handshake"
+    reader.feed(memoryview(records[-10:]))
+    assert takes.got == b"came with the handshake, in two parts"
 
 
 def test_a_reader_inside_a_reader_does_not_mix_their_bytes(contexts: Contexts) -> None:
