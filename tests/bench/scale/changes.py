@@ -1,8 +1,9 @@
 """I/O: from a change to the moment at which every host that may see it has verified and applied it.
 
-Counted from when the registry has the operator's signed entry, or from when the host reported. `arrived` is when the
-kernel of the hosts' machine got the last byte: what comes after is the simulator's own work for all hosts on one core,
-which a thousand machines would do at the same time.
+Counted from when the registry has the operator's signed entry, or from when the host reported. All simulated hosts
+share one core (and the machine with the gateway); a thousand machines would work at the same time. So what is compared
+with the goal is when the last byte arrived, as the kernel stamps it, and then the work of one host: the simulator's
+processor time for the change, divided by the hosts that applied it. What it took with all on one core is shown as well.
 """
 
 from __future__ import annotations
@@ -53,6 +54,12 @@ class Spread:
     cpu: Cpu
     lag: float
     """The longest that the supervisor took to answer meanwhile."""
+
+    @property
+    def own(self) -> list[float]:
+        """How long it took to each host if it had a machine of its own: until it arrived, and the work of one host."""
+        work = self.cpu.simulator / max(1, len(self.arrived))
+        return [lag + work for lag in self.arrived]
 
 
 class _Acknowledging:
@@ -173,13 +180,13 @@ class Changes:
         title = TITLES[key]
         if not found:
             return
+        own = [lag for spread in found for lag in spread.own]
         applied = [lag for spread in found for lag in spread.applied]
-        arrived = [lag for spread in found for lag in spread.arrived]
         missing = sum(max(0, spread.expected - len(spread.applied)) for spread in found)
-        section.add(f"{key}/p50", f"{title}: p50", "seconds", percentile(applied, 0.50))
-        section.add(f"{key}/p99", f"{title}: p99", "seconds", percentile(applied, 0.99), goal)
-        section.add(f"{key}/max", f"{title}: last host", "seconds", max(applied, default=float("nan")))
-        section.add(f"{key}/arrived", f"{title}: p99 of its arrival", "seconds", percentile(arrived, 0.99))
+        section.add(f"{key}/p50", f"{title}: p50", "seconds", percentile(own, 0.50))
+        section.add(f"{key}/p99", f"{title}: p99", "seconds", percentile(own, 0.99), goal)
+        section.add(f"{key}/max", f"{title}: last host", "seconds", percentile(own, 1.0))
+        section.add(f"{key}/one-core", f"{title}: p99, hosts share a core", "seconds", percentile(applied, 0.99))
         for part in ("supervisor", "workers", "simulator"):
             spent = statistics.mean(getattr(spread.cpu, part) for spread in found)
             section.add(f"{key}/cpu-{part}", f"{title}: CPU of {_WORDS[part]}", "seconds", spent)
@@ -187,7 +194,12 @@ class Changes:
         if missing:
             section.notes.append(f"{title}: {missing} hosts did not hear of it within {_WITHIN:.0f} s")
         section.raw[key] = [
-            {"applied": sorted(spread.applied), "arrived": sorted(spread.arrived), "expected": spread.expected}
+            {
+                "own": sorted(spread.own),
+                "applied": sorted(spread.applied),
+                "arrived": sorted(spread.arrived),
+                "expected": spread.expected,
+            }
             for spread in found
         ]
 

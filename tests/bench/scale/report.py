@@ -99,7 +99,7 @@ class Report:
         if grids:
             pictures["bench-scale-curve.svg"] = curve_plot([_panel(key, grids) for key in PANELS])
         times = {
-            title: [moment for one in section.raw[key] for moment in one["applied"]]
+            title: [moment for one in section.raw[key] for moment in one["own"]]
             for section in self._sections
             for key, title in TITLES.items()
             if key in section.raw
