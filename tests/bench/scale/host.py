@@ -97,6 +97,9 @@ class SimulatedHost:
     async def gateway_draining(self, gateway: str) -> None:
         pass
 
+    def gateway_moved(self, gateway: str) -> None:
+        pass
+
     def link_changed(self) -> None:
         if not self.link.connected:
             self.told_at = 0.0

@@ -37,6 +37,7 @@ from tests.bench.scale.make_estate import Start
 from tests.bench.scale.shape import PASSING, SHOP, Shape
 from tests.bench.scale.tunnels import Carrier
 
+_AT_ONCE = 20
 _SETTLED = 10.0
 _LOOK = 0.02
 """Between two looks whether something has come about, seconds."""
@@ -116,14 +117,22 @@ class Simulator:
     async def _connect(self, words: Words) -> Words:
         self._nursery.start_soon(self._carrier.drive)
         self._nursery.start_soon(self._carrier.tick)
-        rng = random.Random(1)
-        for host in self.hosts.values():
-            self._nursery.start_soon(self._begin, host, rng.uniform(0.0, words["ramp"]))
+        self._nursery.start_soon(self._begin_all, words["within"])
         return await self._back({"count": len(self.hosts), **words})
 
-    async def _begin(self, host: SimulatedHost, after: float) -> None:
-        await trio.sleep(after)
-        await host.link.run()
+    async def _begin_all(self, within: float) -> None:
+        """A few at a time: a thousand hosts that verify their first update on one core would all be too slow for their
+        gateway, which a thousand machines would not."""
+        few = trio.CapacityLimiter(_AT_ONCE)
+
+        async def begin(host: SimulatedHost) -> None:
+            async with few:
+                self._nursery.start_soon(host.link.run)
+                await until(lambda: host.name in self._told, within)
+
+        async with trio.open_nursery() as nursery:
+            for host in self.hosts.values():
+                nursery.start_soon(begin, host)
 
     async def _back(self, words: Words) -> Words:
         await until(lambda: len(self._told) >= words["count"], words["within"])

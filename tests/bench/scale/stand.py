@@ -27,8 +27,6 @@ from tests.support.processes import RunningProcess
 
 READY_TIMEOUT = 120.0
 TOLD_TIMEOUT = 180.0
-_RAMP_RATE = 100.0
-"""Hosts a second that begin at the first start."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ class Stand:
     def connect(self) -> dict[str, Any]:
         """Every simulated host links up and is told what it may see. Raises AssertionError when some do not."""
         hosts = self.shape.hosts + self.shape.core
-        answer = self.ask("connect", ramp=hosts / _RAMP_RATE, within=TOLD_TIMEOUT)
+        answer = self.ask("connect", within=TOLD_TIMEOUT)
         assert len(answer["told"]) == answer["hosts"], f"{len(answer['told'])} of {hosts} hosts were told: {answer}"
         return answer
 

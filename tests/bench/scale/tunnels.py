@@ -161,6 +161,9 @@ class HostTunnels:
     def tunnel_gone(self, tunnel: Tunnel, reason: str) -> None:
         pass
 
+    def tunnel_leaving(self, tunnel: Tunnel) -> None:
+        pass
+
     def is_stranger(self, peer: SpiffeId) -> bool:
         return False
 
