@@ -27,6 +27,7 @@ from agents.control.paths import Joined, Paths
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import HomeConfig, load_config, open_registry
+from agents.guards import must_pass
 from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
@@ -153,10 +154,15 @@ class GatewayAgent(Node):
                 await self._ledger.remember()
                 self._alarms.pop("registry", None)
                 revision = seen  # only now: what failed is looked at again, whether or not the registry changes
-            except Exception as exc:  # whatever it holds, what is in force stays in force
+            except BaseException as exc:  # whatever it holds, what is in force stays in force
+                if must_pass(exc):
+                    raise
                 known = isinstance(exc, MeshError)
                 self._alarms["registry"] = str(exc) if known else f"internal error: {type(exc).__name__}"
-                log.error("the registry cannot be followed", reason=str(exc), exc_info=not known)
+                if known:
+                    log.error("the registry cannot be followed", reason=str(exc))
+                else:
+                    tell_bug("the registry cannot be followed", exc)
                 await trio.sleep(limits.REGISTRY_RETRY)
 
     async def _authority_changed(self) -> None:
@@ -399,7 +405,9 @@ class GatewayAgent(Node):
             log.info("guest was too slow", remote=remote)
         except MeshError as exc:
             log.info("guest refused", remote=remote, reason=exc.what)
-        except Exception as exc:
+        except BaseException as exc:
+            if must_pass(exc):
+                raise
             tell_bug("guest ended by a bug", exc, remote=remote)
         finally:
             if owned:

@@ -21,6 +21,7 @@ from agents.control import messages as c
 from agents.control.reissue import reissue
 from agents.estate import HomeConfig, load_config
 from agents.gateway_links import GatewayLinks
+from agents.guards import must_pass
 from agents.host_status import gateway_row, instance_rows, known_since, service_rows
 from agents.knowledge.known import Known
 from agents.local_services import LocalServices
@@ -176,7 +177,9 @@ class HostAgent(Node):
                 await self._publish()
                 self._links.follow(self._nursery)
                 self._alarms.pop("publish", None)
-            except Exception as exc:  # what is known may be odd; that must not end what works
+            except BaseException as exc:  # what is known may be odd; that must not end what works
+                if must_pass(exc):
+                    raise
                 self._alarms["publish"] = f"what is known could not be put in force: {type(exc).__name__}; see the log"
                 tell_bug("a change could not be put in force", exc)
 
@@ -278,7 +281,9 @@ class HostAgent(Node):
     async def _find_path(self, worker: DataWorkerProcess, peer: str) -> None:
         try:
             answer: m.PathFound | m.PathFailed = await self._links.find_path(peer)
-        except Exception as exc:  # whoever waits for the path is to hear of it, and nothing else to notice
+        except BaseException as exc:  # whoever waits for the path is to hear of it, and nothing else to notice
+            if must_pass(exc):
+                raise
             tell_bug("a path could not be asked for", exc, peer=peer)
             answer = m.PathFailed(peer=peer, reason=f"internal error: {type(exc).__name__}")
         worker.tell(answer)

@@ -23,6 +23,7 @@ from agents import clock
 from agents.admin.server import AdminConnection, serve_admin
 from agents.data_workers import DataWorkers
 from agents.estate import HomeConfig
+from agents.guards import must_pass
 from agents.instance_counts import InstanceCounts
 from agents.lifecycle import Lifecycle, say_ready, say_reloaded, say_reloading
 from agents.loop_lag import LagStatus, watch_lag
@@ -280,7 +281,9 @@ class Node:
                 self.workers.tell_all(m.IdentityChanged())
                 log.info("certificate renewed", ends=clock_words(self.identity.leaf.not_after))
                 await trio.sleep(limits.RENEWAL_INTERVAL)  # what came may be no newer
-            except Exception as exc:  # a foreign chain may be anything; there is time for another
+            except BaseException as exc:  # a foreign chain may be anything; there is time for another
+                if must_pass(exc):
+                    raise
                 known = isinstance(exc, MeshError)
                 ends = clock_words(self.identity.leaf.not_after)
                 log.warning("certificate not renewed yet", reason=str(exc), ends=ends, exc_info=not known)

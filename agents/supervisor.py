@@ -17,6 +17,7 @@ from typing import Protocol
 
 import trio
 
+from agents.guards import must_pass
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from bridge import limits
@@ -172,7 +173,9 @@ class DataWorkerProcess:
     async def _hear(self, message: m.FromWorker, socks: list[socket.socket]) -> None:
         try:
             await self._on_message(self, message, socks)
-        except Exception as exc:  # what one message leads to must not end the node
+        except BaseException as exc:  # what one message leads to must not end the node
+            if must_pass(exc):
+                raise
             tell_bug("a worker's message was lost to a bug", exc, message=type(message).__name__)
             _close(socks)
 

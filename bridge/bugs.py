@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from bridge.logs import get_logger
 
-_ENDINGS = (KeyboardInterrupt, SystemExit, GeneratorExit)
 _caught = 0
 
 
@@ -24,11 +23,3 @@ def take_bugs() -> int:
     global _caught
     taken, _caught = _caught, 0
     return taken
-
-
-def ends_the_process(error: BaseException) -> bool:
-    """Whether somebody wants this process to end. Everything else that reaches a guard of code that does not wait is a
-    bug, whatever its class: a stray cancellation as well."""
-    if isinstance(error, BaseExceptionGroup):
-        return any(ends_the_process(one) for one in error.exceptions)
-    return isinstance(error, _ENDINGS)

@@ -133,3 +133,11 @@ def _fingerprints(facts: TlsFacts) -> str:
     ours = f"our root is sha256 {facts.our_root}" if facts.our_root else "our root is not known here"
     theirs = f"the peer's issuer is sha256 {facts.peer_issuer}" if facts.peer_issuer else "the peer's is not known"
     return f"{ours}, {theirs}"
+
+
+def ends_the_process(error: BaseException) -> bool:
+    """Whether somebody wants this process to end. Everything else that reaches a guard of code that does not wait is a
+    bug, whatever its class: a stray cancellation as well."""
+    if isinstance(error, BaseExceptionGroup):
+        return any(map(ends_the_process, error.exceptions))
+    return isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit)

@@ -118,6 +118,11 @@ ANSWERS_MAX = 250000
 stream has a handful of others."""
 OPENS_PER_READ = 256
 """More OPENs than this in one read of a tunnel, and the next read is a small one: others get their turn (C29)."""
+OPENS_PER_TURN = 32
+"""OPENs of one tunnel that are decided and connected in one turn, 0.1 ms each; what is more waits for the next ones,
+and costs nothing when it was reset by then (C29)."""
+OPENS_LATE_MAX = 8192
+"""OPENs that may wait so; above it the tunnel is not read until some had their turn."""
 STREAM_TURN_BUDGET = 256 * KIB
 """Bytes read from one local socket in one turn of the loop, so that a bulk transfer does not delay a keystroke."""
 HEARTBEAT_INTERVAL = 5.0

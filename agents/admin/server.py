@@ -22,6 +22,7 @@ import trio
 
 from agents.admin.client import call, stream, take_over
 from agents.admin.wire import FILE, Answer, Request, WireError, decode_request, encode_line, read_line, socket_address
+from agents.guards import must_pass
 from bridge import limits
 from bridge.bugs import tell_bug
 from inventory.errors import AnswerIsNo, InputError, InternalError, MeshError, Unavailable
@@ -96,7 +97,9 @@ class AdminConnection:
             return Answer(False, error=WireError.of(exc))
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             return None  # the client went away
-        except Exception as exc:
+        except BaseException as exc:
+            if must_pass(exc):
+                raise
             tell_bug("admin command failed by our own bug", exc, command=command)
             what = "the agent failed at this command; that is a bug"
             return Answer(False, error=WireError.of(InternalError(what, hint="see the agent's log")))
@@ -228,7 +231,9 @@ async def _guarded(stream: trio.SocketStream, *, handler: Handler, free: trio.Ca
             await stream.send_all(encode_line(Answer(False, error=WireError.of(exc))))
     except (trio.BrokenResourceError, trio.ClosedResourceError):
         pass  # the client went away
-    except Exception as exc:
+    except BaseException as exc:
+        if must_pass(exc):
+            raise
         tell_bug("admin connection failed by our own bug", exc)
     finally:
         release()

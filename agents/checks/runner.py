@@ -16,6 +16,7 @@ import trio
 from agents.checks.probes import Outcome, run_probe
 from agents.checks.spec import CheckSpec
 from agents.checks.state import Verdict
+from agents.guards import must_pass
 from bridge import limits
 from bridge.bugs import tell_bug
 from inventory.endpoints import Endpoint
@@ -99,6 +100,8 @@ class Checker:
     async def _ask(self, instance_id: str, watched: Watched) -> Outcome:
         try:
             return await self._probe(watched.spec, watched.target)
-        except Exception as exc:  # a bug in one probe must not take the health of all instances with it
+        except BaseException as exc:  # a bug in one probe must not take the health of all instances with it
+            if must_pass(exc):
+                raise
             tell_bug("check failed by our own bug", exc, instance=instance_id)
             return Outcome(False, "the check itself failed; see the log")

@@ -18,6 +18,7 @@ from agents.backoff import Backoff
 from agents.control import messages as m
 from agents.control.channel import ControlChannel
 from agents.control.link_session import Channel, LinkOwner, LinkSession, SessionOver, refused
+from agents.guards import must_pass
 from agents.supervisor import Latest
 from bridge import limits
 from bridge.bugs import tell_bug
@@ -140,7 +141,9 @@ class GatewayLink:
             return self._worker_error or str(exc)
         except OSError as exc:
             return f"out of descriptors: {exc}"
-        except Exception as exc:
+        except BaseException as exc:
+            if must_pass(exc):
+                raise
             tell_bug("a control link was ended by a bug", exc, gateway=self.gateway)
             return "internal error"
 

@@ -23,6 +23,7 @@ import trio
 from agents import clock
 from agents.control.guest_tls import GuestStream, GuestTls
 from agents.estate import Home
+from agents.guards import must_pass
 from agents.knowledge.key_holders import claim_key, holder_of
 from bridge import limits
 from bridge.bugs import tell_bug
@@ -175,7 +176,9 @@ class EnrolmentServer:
                 log.info("enrolment guest turned away", remote=remote, reason=str(exc))
             except MeshError as exc:
                 log.error("enrolment failed here", remote=remote, reason=str(exc), hint=exc.hint)
-            except Exception as exc:  # the guard of this connection: no guest ends the gateway
+            except BaseException as exc:  # the guard of this connection: no guest ends the gateway
+                if must_pass(exc):
+                    raise
                 tell_bug("enrolment ended by a bug", exc, remote=remote)
             return None
         log.info("enrolment guest took too long", remote=remote)

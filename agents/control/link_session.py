@@ -12,6 +12,7 @@ import trio
 from agents.control import messages as m
 from agents.control.channel import ControlChannel, ControlEnded
 from agents.control.parts import Parts
+from agents.guards import must_pass
 from agents.supervisor import Latest
 from bridge import limits
 from bridge.bugs import tell_bug
@@ -84,7 +85,9 @@ class LinkSession:
             reason = first_words(group)
         except* OSError as group:
             reason = f"out of descriptors: {first_words(group)}"
-        except* Exception as group:
+        except* BaseException as group:
+            if must_pass(group):
+                raise
             reason = "internal error"
             tell_bug("a control link was ended by a bug", group, gateway=self._gateway)
         finally:

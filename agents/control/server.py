@@ -23,6 +23,7 @@ from agents.control.channel import ControlChannel, ControlEnded, ControlLost
 from agents.control.link_session import first_words
 from agents.control.parts import split
 from agents.control.publisher import EstateView, Sent, update_for
+from agents.guards import must_pass
 from agents.supervisor import Latest
 from bridge import limits
 from bridge.bugs import tell_bug
@@ -138,7 +139,9 @@ class ControlServer:
             log.info("control session ended", host=host, reason=first_words(group))
         except* MeshError as group:
             session.ended = first_words(group)
-        except* Exception as group:
+        except* BaseException as group:
+            if must_pass(group):
+                raise
             tell_bug("control session ended by a bug", group, host=host)
         finally:
             await self._over(session)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import trio
 
+from agents.guards import must_pass
 from agents.loop_lag import watch_lag
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
@@ -35,6 +36,7 @@ from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.counters import Tally
+from bridge.errors import ends_the_process
 from bridge.lines import plain
 from bridge.memory import Returner
 from bridge.relay.host_loop import run_with_guest
@@ -110,15 +112,23 @@ class DataWorker:
         while True:
             await trio.sleep(_TICK)
             self.loop.now = time.monotonic()
-            if self._retired:
-                self._retire_tunnels()
-            self.pool.tick()
-            self.streams.tick()
-            for listener in self._listeners.values():
-                listener.resume()
-            self._publish()
-            self.loop.settle()
+            steps = (self.pool.tick, self.streams.tick, self._resume_listeners, self._publish, self.loop.settle)
+            for step in (self._retire_tunnels, *steps) if self._retired else steps:
+                self._guarded(step)
             self._memory.look(self.loop.buffered)
+
+    def _resume_listeners(self) -> None:
+        for listener in self._listeners.values():
+            self.loop.guarded(listener, listener.resume)
+
+    def _guarded(self, step: Callable[[], object]) -> None:
+        """What is done now and then fails for itself, and is tried again."""
+        try:
+            step()
+        except BaseException as exc:
+            if ends_the_process(exc):
+                raise
+            self._crashed(exc)
 
     async def report(self) -> None:
         """Flow records soon after they end, counters when they changed."""
@@ -129,7 +139,14 @@ class DataWorker:
             quiet += 1
             if self.streams.has_records or quiet >= _TICK / _REPORT_INTERVAL:
                 quiet = 0
-                await self._send_report()
+                try:
+                    await self._send_report()
+                except ChannelClosed:
+                    raise
+                except BaseException as exc:
+                    if must_pass(exc):
+                        raise
+                    self._crashed(exc)
 
     async def _send_report(self) -> None:
         flows = self.streams.take_records(_FLOWS_PER_REPORT)
@@ -170,7 +187,9 @@ class DataWorker:
                 await self._obey(message, fds)
             except ChannelClosed:
                 raise
-            except Exception as exc:
+            except BaseException as exc:
+                if must_pass(exc):
+                    raise
                 if isinstance(message, m.Authority | m.Placement):
                     raise  # better no worker than one that works from what is no longer so
                 self._crashed(exc)
@@ -438,7 +457,9 @@ class DataWorker:
             await self.outbound.adopt(ServiceName(message.service, message.site), sock, message.user)
         except MeshError as exc:
             error = exc
-        except Exception as exc:
+        except BaseException as exc:
+            if must_pass(exc):
+                raise
             sock.close()
             error = Unavailable(f"internal error: {type(exc).__name__}")
             self._crashed(exc)

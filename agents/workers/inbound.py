@@ -12,6 +12,7 @@ from typing import Protocol
 import trio
 
 from agents import clock
+from agents.guards import must_pass
 from agents.workers.live import LiveFlow
 from agents.workers.pool import TunnelPool, expect_reading, tune
 from agents.workers.streams import Streams
@@ -89,8 +90,10 @@ class Inbound:
                 handed_on = await self._tell_apart(sock, remote)
             except PeerError as exc:
                 self._owner.notice("handshake-failed", f"{remote}: {exc.what}")
-            except Exception as exc:  # the one guard of this connection: no peer ends the process
-                self._owner.notice("internal-error", f"{remote}: {type(exc).__name__} before authentication")
+            except BaseException as exc:  # the one guard of this connection: no peer ends the process
+                if must_pass(exc):
+                    raise
+                self._tasks.crashed(exc)
             finally:
                 if self._waiting.get(number) is scope:
                     del self._waiting[number]

@@ -15,6 +15,7 @@ from typing import Protocol
 import trio
 
 from agents import clock
+from agents.guards import must_pass
 from agents.workers.live import LiveFlow
 from agents.workers.pool import TunnelPool, connect
 from agents.workers.streams import Streams
@@ -208,8 +209,11 @@ class Outbound:
                 return
             except Unavailable as exc:
                 failure = exc
-            except Exception as exc:  # a bug ends this stream only
+            except BaseException as exc:  # a bug ends this stream only
+                if must_pass(exc):
+                    raise
                 failure = Unavailable(f"internal error: {type(exc).__name__}")
+                self._tasks.crashed(exc)
         flow.failure = failure
         local.abort(Code.CONNECT_FAILED, "failed", failure.what)
         self._loop.settle()

@@ -17,6 +17,7 @@ from typing import Protocol
 import trio
 
 from agents import clock
+from agents.guards import must_pass
 from bridge import limits
 from bridge.counters import Handshake
 from bridge.errors import PeerError, PeerRefused, TlsFacts
@@ -166,7 +167,9 @@ class TunnelPool:
             outcome.tunnel = await dial()
         except (PeerError, Unavailable, InputError) as exc:
             outcome.error = exc.what
-        except Exception as exc:  # a bug here must not leave the waiters waiting or end the worker
+        except BaseException as exc:  # a bug here must not leave the waiters waiting or end the worker
+            if must_pass(exc):
+                raise
             outcome.error = f"internal error: {type(exc).__name__}"
             self._loop.count_crash(exc)
         finally:
@@ -338,15 +341,18 @@ class TunnelPool:
         # A stream that the peer opens just now must not meet a closed door: closing waits a tick after the goodbye.
         retired_before = set(self._retired)
         for tunnel in self.all():
-            tunnel.tick(now)
-            if tunnel.peer.not_after + limits.CLOCK_TOLERANCE < wall:
-                self.retire(tunnel, "the peer's certificate has ended")
-            if tunnel.session.streams:
-                continue
-            if tunnel in retired_before:
-                tunnel.close(Code.NO_ERROR, "idle")
-            elif now - tunnel.last_used > limits.TUNNEL_IDLE:
-                self.retire(tunnel, "idle")
+            self._loop.guarded(tunnel, partial(self._look_after, tunnel, now, wall, tunnel in retired_before))
+
+    def _look_after(self, tunnel: Tunnel, now: float, wall: float, was_retired: bool) -> None:
+        tunnel.tick(now)
+        if tunnel.peer.not_after + limits.CLOCK_TOLERANCE < wall:
+            self.retire(tunnel, "the peer's certificate has ended")
+        if tunnel.session.streams:
+            return
+        if was_retired:
+            tunnel.close(Code.NO_ERROR, "idle")
+        elif now - tunnel.last_used > limits.TUNNEL_IDLE:
+            self.retire(tunnel, "idle")
 
     def drop_revoked(self) -> None:
         """Close the tunnels of every peer that is revoked now (F46, C16)."""

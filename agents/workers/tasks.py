@@ -7,6 +7,7 @@ from typing import Any
 
 import trio
 
+from agents.guards import must_pass
 from agents.workers.channel import ChannelClosed
 
 
@@ -20,7 +21,7 @@ class Tasks:
 
     def __init__(self, nursery: trio.Nursery, on_crash: Callable[[BaseException], None]) -> None:
         self._nursery = nursery
-        self._on_crash = on_crash
+        self.crashed = on_crash
 
     def start_soon(self, task: Callable[..., Awaitable[object]], *args: Any) -> None:
         self._nursery.start_soon(self._guarded, task, args)
@@ -30,5 +31,7 @@ class Tasks:
             await task(*args)
         except ChannelClosed:
             raise
-        except Exception as exc:
-            self._on_crash(exc)
+        except BaseException as exc:
+            if must_pass(exc):
+                raise
+            self.crashed(exc)

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from bridge.delays import Delays
+from bridge.errors import ends_the_process
 from bridge.tunnels.window_budget import WindowBudget
 
 READ = select.EPOLLIN
@@ -121,7 +122,7 @@ class Loop:
             if handler is not None and fd not in fresh:
                 try:
                     handler.ready(mask)
-                except Exception as error:
+                except BaseException as error:
                     self._crashed(handler, error)
         if self._dirty:
             self.settle()
@@ -132,10 +133,14 @@ class Loop:
         while self._dirty:
             batch, self._dirty = self._dirty, set()
             for flushable in batch:
-                try:
-                    flushable.flush()
-                except Exception as error:
-                    self._crashed(flushable, error)
+                self.guarded(flushable, flushable.flush)
+
+    def guarded(self, owner: Ready | Flushable, step: Callable[[], object]) -> None:
+        """Do something for `owner` that costs it alone when it fails."""
+        try:
+            step()
+        except BaseException as error:
+            self._crashed(owner, error)
 
     def count_crash(self, error: BaseException) -> None:
         """An exception that its finder has dealt with already."""
@@ -143,11 +148,15 @@ class Loop:
         if self.on_crash is not None:
             self.on_crash(error)
 
-    def _crashed(self, owner: Ready | Flushable, error: Exception) -> None:
+    def _crashed(self, owner: Ready | Flushable, error: BaseException) -> None:
+        if ends_the_process(error):
+            raise error
         self.count_crash(error)
         try:
             owner.crashed(error)
-        except Exception as again:
+        except BaseException as again:
+            if ends_the_process(again):
+                raise
             self.count_crash(again)
 
     def close(self) -> None:

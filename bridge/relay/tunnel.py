@@ -13,12 +13,15 @@ import contextlib
 import socket
 import ssl
 import struct
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Protocol
 
 from bridge import limits
 from bridge.errors import PeerError, explain_tls_error
 from bridge.identity.verify import PeerIdentity
+from bridge.relay.late_open import LateOpen
 from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
 from bridge.relay.pace import Pace
 from bridge.tunnels.frames import Code, Hello, Open, ProtocolViolation, Reason, code_word
@@ -91,6 +94,9 @@ class Tunnel:
         self._pending = _NOTHING
         self._read_size = _READ_SMALL
         self._mask = READ
+        self._late: deque[LateOpen] = deque()
+        self._late_at = 0.0
+        self._opens_left = limits.OPENS_PER_TURN
         self.waiting: dict[Waiter, None] = {}
         """Who has something to send and may not add to what waits, the longest first."""
         self._pace = Pace(sock, now)
@@ -202,6 +208,8 @@ class Tunnel:
         """Write what is queued, as far as the socket takes it."""
         if self.closed is not None:
             return
+        if self._late:
+            self._take_late_opens()
         while True:
             if not self._pending:
                 self._encrypt()
@@ -277,6 +285,8 @@ class Tunnel:
             self._end(exc.what)
 
     def _read(self) -> None:
+        if len(self._late) > limits.OPENS_LATE_MAX:
+            return  # it has sent enough for now; the turns go on without waiting until there is room
         try:
             size = self._sock.recv_into(_RAW_VIEW[: self._read_size])
         except BlockingIOError:
@@ -292,6 +302,8 @@ class Tunnel:
         session.now = session.last_heard = self.loop.now
         if self.closing is not None:
             return
+        if not self._late:
+            self._opens_left = limits.OPENS_PER_TURN
         opens = session.opens
         self._records.feed(_RAW_VIEW[:size])
         if session.opens - opens > limits.OPENS_PER_READ:
@@ -329,12 +341,40 @@ class Tunnel:
         if not self._is_live:
             return  # it ended earlier in this very read: nobody is interested in an answer any more
         self.last_used = self.loop.now
+        if self._opens_left > 0:
+            self._opens_left -= 1
+            self._take_open(stream, wish)
+        else:
+            self._late.append(LateOpen(stream, wish))
+            self._late_at = self.loop.now
+
+    def _take_open(self, stream: Stream, wish: Open) -> None:
         self.owner.tunnel_open(self, stream, wish)
+
+    def _take_late(self, late: LateOpen, stream: Stream, wish: Open) -> None:
+        stream.sink = None
+        self._take_open(stream, wish)
+        late.replay()
+
+    def _take_late_opens(self) -> None:
+        """Those that waited, as many as one turn takes; a turn may write more than once."""
+        if self._late_at == self.loop.now:
+            self.loop.touch_next(self)
+            return
+        self._late_at = self.loop.now
+        self._opens_left = limits.OPENS_PER_TURN
+        while self._late and self._opens_left > 0 and self._is_live:
+            late = self._late.popleft()
+            if not late.is_over:
+                self._opens_left -= 1
+                self.session.opened_late(late.stream, late.wish, partial(self._take_late, late))
+        if self._late:
+            self.loop.touch_next(self)
 
     def on_goaway(self, reason: Reason) -> None:
         self.owner.tunnel_goaway(self, reason)
 
-    def on_crash(self, error: Exception) -> None:
+    def on_crash(self, error: BaseException) -> None:
         self.loop.count_crash(error)
 
     # --- ending ---------------------------------------------------------------------------------------------------
@@ -420,6 +460,7 @@ class Tunnel:
         self._sock.close()
         for waiters in (self.waiting, self._called, self._in_turn):
             waiters.clear()
+        self._late.clear()
         self.session.abandon(code)
         self.owner.tunnel_closed(self, self.closed)
 

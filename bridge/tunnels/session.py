@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from bridge import limits
+from bridge.errors import ends_the_process
 from bridge.tunnels import frames
 from bridge.tunnels.frames import Code, FrameType, Hello, Open, ProtocolViolation, Reason
 from bridge.tunnels.stream import Handler, Sink, Stream
@@ -214,7 +215,9 @@ class Session:
                 if stream.state < State.RESETTING and (sink := stream.sink) is not None:
                     try:
                         sink.on_data(buffer[at + 8 : stop])
-                    except Exception as error:
+                    except BaseException as error:
+                        if ends_the_process(error):
+                            raise
                         self._crashed(stream, error)
             else:
                 self._control(stream_id, kind, flags, bytes(buffer[at + 8 : stop]))
@@ -287,10 +290,18 @@ class Session:
         if not self._open_allowed():
             self.refuse(stream, Code.LIMIT, f"more than {limits.OPENS_PER_SECOND} streams opened per second")
             return
-        wish = frames.decode_body(body, Open, "OPEN")
+        self._tell_open(stream, frames.decode_body(body, Open, "OPEN"), self.handler.on_open)
+
+    def opened_late(self, stream: Stream, wish: Open, say: Callable[[Stream, Open], None]) -> None:
+        """The handler takes an OPEN only now that it was told of before: by `say`, under the same guard."""
+        self._tell_open(stream, wish, say)
+
+    def _tell_open(self, stream: Stream, wish: Open, say: Callable[[Stream, Open], None]) -> None:
         try:
-            self.handler.on_open(stream, wish)
-        except Exception as error:
+            say(stream, wish)
+        except BaseException as error:
+            if ends_the_process(error):
+                raise
             self._crashed(stream, error)
 
     def _open_allowed(self) -> bool:
@@ -372,10 +383,12 @@ class Session:
     def _tell(self, stream: Stream, say: Callable[..., None], *about: object) -> None:
         try:
             say(*about)
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_process(error):
+                raise
             self._crashed(stream, error)
 
-    def _crashed(self, stream: Stream, error: Exception) -> None:
+    def _crashed(self, stream: Stream, error: BaseException) -> None:
         sink, stream.sink = stream.sink, None
         self.reset(stream, Code.INTERNAL)
         self.handler.on_crash(error)
@@ -385,7 +398,9 @@ class Session:
     def _last_word(self, sink: Sink, code: int) -> None:
         try:
             sink.on_reset(code)
-        except Exception as error:
+        except BaseException as error:
+            if ends_the_process(error):
+                raise
             self.handler.on_crash(error)
 
     def _step(self, stream: Stream, event: Event, *, peer: bool = False) -> None:

@@ -35,7 +35,7 @@ class Handler(Protocol):
         """Must give the stream its sink (`stream.sink`) or refuse it before it returns."""
 
     def on_goaway(self, reason: Reason) -> None: ...
-    def on_crash(self, error: Exception) -> None:
+    def on_crash(self, error: BaseException) -> None:
         """A sink or `on_open` raised; its stream was reset. To be counted and told."""
 
 

@@ -104,7 +104,7 @@ class End:
     def on_open(self, stream: Stream, wish: Open) -> None:
         self.join(stream)
 
-    def on_crash(self, error: Exception) -> None:
+    def on_crash(self, error: BaseException) -> None:
         raise error
 
 

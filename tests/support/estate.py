@@ -59,6 +59,10 @@ class Estate:
         """Words before every command of a home: `ip netns exec ...`, `prlimit ...`."""
         self.options: dict[str, tuple[str, ...]] = {}
         """Words after the `run` of a home's node: `--metrics ...`."""
+        self.programs: dict[str, tuple[str, ...]] = {}
+        """What runs a home's node in the place of `-m cli.main`."""
+        self.variables: dict[str, str] = {}
+        """Added to the environment of everything."""
         self._started: list[RunningProcess] = []
         self._reserved: list[socket.socket] = []
         self._ports: set[int] = set()
@@ -116,7 +120,7 @@ class Estate:
     def environment(self) -> dict[str, str]:
         """Ours without anything that could lead a command to another home."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("MESHBRIDGE_", "XDG_"))}
-        return {**kept, "HOME": str(self.path), "PYTHONUNBUFFERED": "1"}
+        return {**kept, "HOME": str(self.path), "PYTHONUNBUFFERED": "1", **self.variables}
 
     def cli(
         self, home: str, *args: str, input: str | None = None, timeout: float = COMMAND_TIMEOUT
@@ -191,7 +195,10 @@ class Estate:
         return self._start_node(name, "agent", *args, ready=ready)
 
     def _start_node(self, home: str, kind: str, *args: str, ready: bool) -> RunningProcess:
-        self.nodes[home] = self.start(home, self.command(home, kind, "run", *self.options.get(home, ()), *args))
+        command = self.command(home, kind, "run", *self.options.get(home, ()), *args)
+        at = command.index(MESHBRIDGE[1])
+        command[at : at + 2] = self.programs.get(home, MESHBRIDGE[1:])
+        self.nodes[home] = self.start(home, command)
         if ready:
             self.wait_ready(home)
         return self.nodes[home]

@@ -198,7 +198,7 @@ class Playbook:
     def on_goaway(self, reason: Reason) -> None:
         self.call(f"goaway {Code(reason.code).word}: {reason.reason}")
 
-    def on_crash(self, error: Exception) -> None:
+    def on_crash(self, error: BaseException) -> None:
         self._calls.append(f"crash {error}")
 
 

@@ -146,7 +146,7 @@ class TunnelClient:
     def on_goaway(self, reason: Reason) -> None:
         self.goaway = reason
 
-    def on_crash(self, error: Exception) -> None:
+    def on_crash(self, error: BaseException) -> None:
         raise error
 
     # --- bytes ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,8 @@ import pytest
 import structlog
 
 from bridge import logs
-from bridge.bugs import ends_the_process, take_bugs, tell_bug
+from bridge.bugs import take_bugs, tell_bug
+from bridge.errors import ends_the_process
 
 
 def test_f43_an_error_is_told_with_its_place_and_counted_once() -> None:
