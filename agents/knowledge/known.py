@@ -26,10 +26,11 @@ from agents.knowledge.placement import (
     usable_presence,
 )
 from bridge.logs import get_logger
-from inventory.authority import Slice
+from inventory.authority import AuthorityState, Slice
 from inventory.errors import InputError, MeshError
 from inventory.health import HealthByHost
 from inventory.home import read_file, write_file
+from inventory.model import Instance
 from inventory.policy_document import PolicySlice, verify_slice
 from inventory.policy_rules import Rule
 from inventory.snapshot import Snapshot
@@ -122,18 +123,25 @@ class Known:
             slice_ = slice_.applied((), _left_out(slice_, update))
         before, after = self.snapshot, slice_.state if slice_ is not self.slice else self.snapshot.authority
         same_policy = after.policy_number == before.authority.policy_number
-        leaves = update.leaves if update.leaves is not None else self.leaves if same_policy else ()
+        leaves = self._leaves(update, same_policy)
         allows = before.allows if leaves is self.leaves and same_policy else _rules(slice_, leaves)
-        base = before.evolved(presence={}, reported={}, health=HealthByHost()) if update.full else before
+        base = Snapshot(authority=after) if update.full else before
+        reported = {h: _checked_instances(before, after, h, i) for h, i in update.reported.items()}
         snapshot = before.evolved(
             authority=after,
             allows=allows,
             presence=_merged(base.presence, {h: usable_presence(p, h, after) for h, p in update.presence.items()}),
-            reported=_merged(base.reported, {h: usable_instances(i, h, after) for h, i in update.reported.items()}),
+            reported=_merged(base.reported, reported),
             health=base.health.changed({i: usable_health(h, i, after) for i, h in update.health.items()}),
             revision=update.revision,
         )
         return replace(self, slice=slice_, leaves=leaves, snapshot=snapshot, as_of=at)
+
+    def _leaves(self, update: Update, same_policy: bool) -> PolicySlice:
+        """The rules to go by; those that were proved before, when they are the same again."""
+        if same_policy and (update.leaves is None or update.leaves == self.leaves):
+            return self.leaves
+        return update.leaves if update.leaves is not None else ()
 
     def save(self, home: Path, before: Known) -> None:
         """Write it to disk. At every moment the disk holds a policy with its rules, so the rules of both are written
@@ -154,6 +162,20 @@ class Known:
 def _rules(slice_: Slice, leaves: PolicySlice) -> tuple[Rule, ...]:
     policy = slice_.state.policy
     return verify_slice(policy, leaves) if policy is not None else ()
+
+
+def _checked_instances(
+    before: Snapshot, authority: AuthorityState, host: str, instances: tuple[Instance, ...]
+) -> tuple[Instance, ...] | None:
+    """As `usable_instances`; what was checked before is not checked again: a change of one instance brings them all."""
+    held = before.reported.get(host)
+    if held is None or host not in authority.hosts:
+        return usable_instances(instances, host, authority)
+    if instances == held:
+        return held
+    known = {instance.id: instance for instance in held}
+    good = (i for i in instances if known.get(i.id) == i or usable_instances((i,), host, authority) is not None)
+    return tuple(good) or None
 
 
 def _left_out(slice_: Slice, update: Update) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agents.control.messages import Update
@@ -94,6 +95,30 @@ def test_f46_a_full_update_keeps_revocations_and_the_policy_and_forgets_the_rest
     assert "spiffe://t.internal/host/vm2" in authority.revoked_identities
     assert authority.policy is not None and authority.policy_number == known.snapshot.authority.policy_number
     assert after.snapshot.allows == known.snapshot.allows
+
+
+def test_the_same_full_update_again_is_the_same_knowledge_and_costs_no_new_values() -> None:
+    estate = Estate()
+    reported = Instance(service="web", host="vm1", target="127.0.0.1:9001", port=8080)
+    places = {"reported": {"vm1": (reported,)}, "health": {reported.id: Health(state="passing")}}
+    known = estate.known(**places)
+    again = known.updated(msgspec.json.decode(msgspec.json.encode(estate.whole(**places)), type=Update), at=NOW)
+    assert again.leaves is known.leaves and again.snapshot.allows is known.snapshot.allows
+    assert again.snapshot.reported["vm1"] is known.snapshot.reported["vm1"]
+    assert again.snapshot.authority == known.snapshot.authority and again.snapshot.health == known.snapshot.health
+    assert again.snapshot.services == known.snapshot.services and may(again)
+
+
+def test_h23_what_cannot_be_used_is_left_out_of_a_report_beside_what_was_held() -> None:
+    estate = Estate()
+    good = Instance(service="web", host="vm1", target="127.0.0.1:9001", port=8080)
+    moved = msgspec.structs.replace(good, target="127.0.0.1:9002")
+    known = estate.known(reported={"vm1": (good,)})
+    for bad in (msgspec.structs.replace(good, port=0), msgspec.structs.replace(moved, host="vm2")):
+        after = known.updated(Update(revision=2, reported={"vm1": (bad, good, moved)}), at=NOW)
+        assert after.snapshot.reported["vm1"] == (good, moved)
+        only = known.updated(Update(revision=2, reported={"vm1": (bad,)}), at=NOW)
+        assert "vm1" not in only.snapshot.reported
 
 
 def test_c10_a_full_update_is_all_there_is_of_places() -> None:

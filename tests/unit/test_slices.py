@@ -56,6 +56,20 @@ def test_h19_a_slice_refuses_a_bad_signature() -> None:
     refused(started(chain), [msgspec.structs.replace(chain.log[1], signature=bytes(64))], "signature")
 
 
+def test_h19_a_slice_refuses_a_bad_signature_over_what_it_holds_already() -> None:
+    chain = Chain(say.host())
+    held = started(chain).applied(chain.log[1:])
+    refused(held, [msgspec.structs.replace(chain.log[1], signature=bytes(64))], "signature")
+
+
+def test_what_is_held_byte_for_byte_is_not_verified_again() -> None:
+    chain = Chain(say.host(), say.policy())
+    held = started(chain).applied(chain.log[1:])
+    again = held.applied(chain.log)
+    assert again.state == held.state
+    assert all(again.entries[key] is entry for key, entry in held.entries.items())
+
+
 def test_h19_a_slice_refuses_a_right_signature_by_the_wrong_key() -> None:
     chain = Chain()
     refused(started(chain), [say.entry(2, say.policy(), by=MALLORY)], "was no operator then")
