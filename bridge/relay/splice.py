@@ -17,6 +17,8 @@ from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _MOVES_PER_TURN = 4
+_SHORT = limits.SPLICE_CHUNK // 4
+"""A read of less than this emptied the socket, most likely: asking again would cost a call to be told so."""
 _OFF = -1
 """The mask of an end that is not registered."""
 
@@ -39,13 +41,17 @@ class _Way:
 
     def pump(self) -> None:
         """Move what can be moved now. Raises OSError when the connection is broken."""
+        is_short = False
         for _ in range(_MOVES_PER_TURN):
             if not self.held and not self.eof:
+                if is_short:
+                    return  # epoll will tell
                 try:
                     self.held = os.splice(self.source.fileno(), self.writer, limits.SPLICE_CHUNK, flags=_FLAGS)
                 except BlockingIOError:
                     return
                 self.eof = self.held == 0
+                is_short = self.held < _SHORT
             if self.held:
                 try:
                     sent = os.splice(self.reader, self.destination.fileno(), self.held, flags=_FLAGS)
@@ -67,12 +73,14 @@ class _Way:
 class _End:
     """One socket's registration in the loop."""
 
-    __slots__ = ("mask", "sock", "splice")
+    __slots__ = ("mask", "outward", "sock", "splice")
 
     def __init__(self, splice: Splice, sock: socket.socket) -> None:
         self.splice = splice
         self.sock = sock
         self.mask = _OFF
+        self.outward: tuple[_Way, ...] = ()
+        """The direction that begins here."""
 
     def ready(self, events: int) -> None:
         self.splice.ready(self, events)
@@ -93,6 +101,8 @@ class Splice:
         self._closed = False
         self._ends = (_End(self, a), _End(self, b))
         self._ways: list[_Way] = []
+        self._flows = False
+        """Whether both ends are waited for to say something, and for nothing else."""
         self._moved_at = loop.now
         self._moved_seen = 0
         try:
@@ -101,6 +111,8 @@ class Splice:
         except OSError:
             self._let_go()
             raise
+        for end, way in zip(self._ends, self._ways, strict=True):
+            end.outward = (way,)
         for end in self._ends:
             end.sock.setblocking(False)
             if end.sock.family in (socket.AF_INET, socket.AF_INET6):
@@ -119,11 +131,16 @@ class Splice:
 
     def ready(self, end: _End, events: int) -> None:
         broken: OSError | None = None
-        for way in self._ways:  # both, also when the first is broken: the other may carry the peer's last words
+        # Both unless it is plain that only one has something to do, and both also when the first is broken: the other
+        # may carry the peer's last words.
+        ways = end.outward if events == READ else self._ways
+        for way in ways:
             try:
                 way.pump()
             except OSError as exc:
                 broken = exc
+        if broken is None and events == READ and self._flows and not (ways[0].held or ways[0].eof):
+            return  # nothing has changed for either end: the case of nearly every event
         if broken is not None:
             self.close(f"the connection broke: {broken.strerror}")
         elif self._ways[0].done and self._ways[1].done:
@@ -161,6 +178,7 @@ class Splice:
             elif mask != end.mask:
                 self._loop.modify(end.sock.fileno(), mask)
                 end.mask = mask
+        self._flows = self._ends[0].mask == self._ends[1].mask == READ
 
     def close(self, reason: str) -> None:
         if not self._closed:
