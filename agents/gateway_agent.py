@@ -82,7 +82,6 @@ class GatewayAgent(Node):
         self._carriers: dict[int, DataWorkerProcess] = {}
         """Path -> the worker that carries it."""
         self._guests: OrderedDict[socket.socket, trio.CancelScope] = OrderedDict()
-        self._control = ControlServer(self, self._paths.offer)
         self._enrolment = EnrolmentServer(
             home,
             registry,
@@ -120,6 +119,7 @@ class GatewayAgent(Node):
             revision=1,
         )
         self.snapshot.prepare()
+        self._control = ControlServer(self, self._paths.offer)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -128,6 +128,7 @@ class GatewayAgent(Node):
         self._leases = {host: now + limits.LEASE for host, p in self.snapshot.presence.items() if p.online}
         await self._tell_worker()
         self.workers.listen(m.ListenTunnels(), await listen_on(self.config.listen or self._own_address()))
+        nursery.start_soon(self._control.run)
         nursery.start_soon(self._follow_registry)
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._end_leases)
@@ -174,7 +175,7 @@ class GatewayAgent(Node):
         if any(key.startswith(("operator/", "gateway/")) for key in touched.keys):
             self._everybody = for_everybody(state)
         self.snapshot, self._latest, self._slicer, self._keys = after, latest, slicer, frozenset()
-        self._control.publish()  # first: a revocation waits for nobody
+        self._control.publish(touched)  # first: a revocation waits for nobody
         self.count_instances(after, touched.named)
         self._ahead = {host: number for host, number in self._ahead.items() if number > state.number}
         gone = [host for host in touched.named if self._control.holds(host) and self._gone(host) is not None]
@@ -306,7 +307,7 @@ class GatewayAgent(Node):
         before = self.snapshot
         self.snapshot = before.evolved(touched, **changes, revision=before.revision + 1)
         self.count_instances(self.snapshot, touched.hosts)
-        self._control.publish()
+        self._control.publish(touched)
         self._moved |= touched.hosts
         self._unsaved |= touched.hosts
         self._save.ask()

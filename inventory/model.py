@@ -1,7 +1,8 @@
 """Pure: what exists, as immutable values. Authority signs Host, Gateway and Instance; the rest is reported placement.
 
 Every field was parsed before it came here (see `names`, `endpoints`), so code that holds one of these never checks
-a name again.
+a name again. None can be part of a cycle, so none is the garbage collector's business (`gc=False`): a gateway holds
+100,000 of them, and a walk over all would stop everything for half a second.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Literal
 import msgspec
 
 
-class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Host(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """A machine in the estate, as the operator signed it. `serves` are the services it may offer by its own word."""
 
     name: str
@@ -22,13 +23,13 @@ class Host(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """Why no new streams go to or from it; None when in service."""
 
 
-class Gateway(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Gateway(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     name: str
     address: str
     """`ADDR:PORT` that other nodes dial."""
 
 
-class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Instance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One place that serves a service: a target that the agent of `host` connects to."""
 
     service: str
@@ -49,14 +50,14 @@ class Instance(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return f"{self.service}/{self.host}/{self.target}"
 
 
-class Health(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Health(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What a checker last said of one instance."""
 
     state: Literal["passing", "failing", "unknown"] = "unknown"
     reason: str = ""
 
 
-class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Presence(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Where a host is now, as its gateway reports it. Not authority: the far end proves who it is."""
 
     host: str
@@ -67,7 +68,7 @@ class Presence(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Names of the gateways that hold a control connection of it."""
 
 
-class Service(msgspec.Struct, frozen=True, kw_only=True):
+class Service(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """A name in the namespace with its instances, in a stable order. Derived, never stored."""
 
     name: str

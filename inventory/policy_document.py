@@ -40,7 +40,7 @@ class PolicyDocument(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     leaves: tuple[bytes, ...]
 
 
-class PolicyLeaf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PolicyLeaf(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """One allow rule with its proof, as a host gets and keeps it."""
 
     leaf: bytes
@@ -104,10 +104,16 @@ class PolicySlicer:
     def __init__(self, document: PolicyDocument) -> None:
         self._leaves = document.leaves
         self._tree = MerkleTree(document.leaves)
+        self._cut: dict[int, PolicyLeaf] = {}
+        """Most rules concern many hosts."""
 
     def slice(self, indices: Sequence[int]) -> PolicySlice:
         """The allow rules at these positions, with proofs. Raises IndexError when there is no such rule."""
-        return tuple(PolicyLeaf(self._leaves[i], i, self._tree.proof(i)) for i in indices)
+        return tuple(self._cut.get(i) or self._leaf(i) for i in indices)
+
+    def _leaf(self, index: int) -> PolicyLeaf:
+        leaf = self._cut[index] = PolicyLeaf(self._leaves[index], index, self._tree.proof(index))
+        return leaf
 
 
 def verify_slice(body: PolicyBody, leaves: PolicySlice) -> tuple[Rule, ...]:

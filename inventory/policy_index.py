@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from inventory.errors import InputError
 from inventory.globs import Glob, GlobMap
@@ -167,6 +168,11 @@ class PolicyIndex:
     @property
     def allows(self) -> int:
         return self.everything & ~self.denies
+
+    @cached_property
+    def acting(self) -> int:
+        """The allow rules that are enforced: those by which hosts see each other."""
+        return self.allows & self.enforced
 
     def from_host(self, host: Host) -> int:
         """The rules whose `from` means this host, by what its operator signed."""

@@ -221,7 +221,7 @@ def parse_until(text: str) -> float:
     return end.timestamp()
 
 
-class Rule(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+class Rule(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """One rule, canonical from birth.
 
     A `when` that this machine cannot read (a zone that its database lacks) is kept: such an allow is never in force

@@ -150,6 +150,10 @@ class Snapshot:
         """The instances on this host that count."""
         return self._offers.get(host, ())
 
+    def reported_on(self, host: str) -> tuple[Instance, ...]:
+        """Of these, the ones that are there by the host's own word."""
+        return self.offers(host)[len(self.placed_on(host)) :]  # see `_offer`
+
     @cached_property
     def _revoked_hosts(self) -> dict[str, str]:
         """Host name -> why it is revoked."""
@@ -324,19 +328,22 @@ def _derive(
         for instance in offers.get(host, ()):
             if instance.service in names:
                 added.setdefault(instance.service, []).append(instance)
-    if not names and not changed:
+    if not names:
         return offers, old.services, names
     services = dict(old.services)
     differing = set()
     for name in names:
-        before_service = services.pop(name, None)
+        before_service = services.get(name)
         kept = [i for i in before_service.instances if i.host not in changed] if before_service is not None else []
         instances = kept + added.get(name, [])
         service = new._service_of(name, instances) if instances else None
+        if service == before_service:
+            continue
+        differing.add(name)
         if service is not None:
-            services[name] = before_service if before_service is not None and before_service == service else service
-        if before_service != service:
-            differing.add(name)
+            services[name] = service
+        else:
+            services.pop(name, None)
     return offers, services, differing
 
 

@@ -39,6 +39,7 @@ class ControlChannel(Generic[Out, In]):
 
     def __init__(self, sock: socket.socket, receives: object, *, max_bytes: int = limits.CONTROL_MESSAGE_MAX) -> None:
         sock.setblocking(False)
+        self._socket = sock
         self._sock = trio.socket.from_stdlib_socket(sock)
         self._receives: type[In] = receives  # type: ignore[assignment]
         self._max = max_bytes
@@ -49,27 +50,58 @@ class ControlChannel(Generic[Out, In]):
         self._unsent = _NOTHING
         """The rest of a message whose sender was cancelled: it goes out before the next one."""
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is sending, and nothing is left of what was sent before."""
+        return not self._unsent and not self._sending.locked()
+
+    def offer(self, message: Out) -> bool:
+        """Send a message on an idle channel without waiting; whether it is out. If not, `send_rest` brings the rest.
+
+        Raises:
+            ControlEnded: nobody is there, or the message is too large.
+        """
+        assert self.is_idle
+        self._unsent = self._encoded(message)
+        try:
+            self._unsent = self._unsent[self._socket.send(self._unsent) :]
+        except BlockingIOError:
+            return False
+        except (OSError, ValueError):
+            raise ControlLost("the control stream is closed") from None
+        return not self._unsent
+
+    async def send_rest(self) -> None:
+        """Send what an `offer` left. Raises ControlEnded, as `send` does."""
+        await self._send_now(_NOTHING)
+
     async def send(self, message: Out) -> None:
         """Send a message. Cancelled, it was sent whole, not at all, or the next one brings the rest.
 
         Raises:
             ControlEnded: nobody takes it, not even at CONTROL_RATE_MIN, or nobody is there.
         """
+        await self._send_now(self._encoded(message))
+
+    def _encoded(self, message: Out) -> memoryview:
         body = msgspec.json.encode(message)
         if len(body) > self._max:
             raise ControlEnded(f"a message of {len(body)} bytes is larger than {self._max}")
-        self._queued += len(body)
+        return memoryview(_LENGTH.pack(len(body)) + body)
+
+    async def _send_now(self, data: memoryview) -> None:
+        self._queued += len(data)
         try:
             # On a thin link a large message takes its time, and so do those behind it.
-            patience = limits.CONTROL_REQUEST_TIMEOUT + self._queued / limits.CONTROL_RATE_MIN
-            with trio.move_on_after(patience):
+            waiting = self._queued + len(self._unsent)
+            with trio.move_on_after(limits.CONTROL_REQUEST_TIMEOUT + waiting / limits.CONTROL_RATE_MIN):
                 async with self._sending:
                     await self._send_rest()
-                    self._unsent = memoryview(_LENGTH.pack(len(body)) + body)
+                    self._unsent = data
                     await self._send_rest()
                     return
         finally:
-            self._queued -= len(body)
+            self._queued -= len(data)
         raise ControlEnded("the other side does not read its control stream")
 
     async def _send_rest(self) -> None:

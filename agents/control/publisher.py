@@ -65,7 +65,7 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
         sent.rules = rules
         leaves = view.slicer.slice(seen.allow_indices) if view.slicer is not None else ()
     presence = _difference(sent.presence, {h: snapshot.presence[h] for h in seen.hosts if h in snapshot.presence})
-    mine = {h: tuple(i for i in snapshot.reported.get(h, ()) if i.service in seen.services) for h in told}
+    mine = {h: tuple(i for i in snapshot.reported_on(h) if i.service in seen.services) for h in told}
     reported = _difference(sent.reported, {h: instances for h, instances in mine.items() if instances})
     health = _difference(sent.health, _health(snapshot, services, told))
     sent.revision = snapshot.revision

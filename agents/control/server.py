@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import socket
+from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,10 +20,11 @@ import trio
 
 from agents import clock
 from agents.control import messages as m
+from agents.control.audience import Audience, Hearer
 from agents.control.channel import ControlChannel, ControlEnded, ControlLost
 from agents.control.link_session import first_words
 from agents.control.parts import split
-from agents.control.publisher import EstateView, Sent, update_for
+from agents.control.publisher import EstateView
 from agents.guards import must_pass
 from agents.supervisor import Latest
 from bridge import limits
@@ -32,12 +34,14 @@ from bridge.flows import Flow
 from bridge.logs import get_logger
 from inventory.errors import MeshError, Unavailable
 from inventory.names import shown
-from inventory.visibility import visible
+from inventory.snapshot import Touched
 
 log = get_logger()
 
 _GATHER = 0.01
 """Changes that come within this time go out as one update."""
+_TURN = 0.005
+"""Seconds of work on updates between two looks at everything else that this process has to do."""
 _FLOWS_MAX = 2000
 _CLOCK_LOOK = 60.0
 """A wall clock may jump: look at it this often."""
@@ -72,19 +76,29 @@ class Session:
     key: str
     not_after: float
     channel: ControlChannel[m.FromGateway, m.FromHost]
+    hearer: Hearer
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
     ended: str = ""
     """Why it is ended from this side."""
     epoch: int = 0
     reported_at: float = -math.inf
     renewed_at: float = -math.inf
+    behind: bool = True
+    """Its own task brings it up to date, at the pace at which the host reads."""
     wake: Latest = field(default_factory=Latest)
     working: trio.Semaphore = field(default_factory=lambda: trio.Semaphore(limits.SESSION_QUESTIONS))
     answers: dict[int, trio.MemorySendChannel[m.Streams]] = field(default_factory=dict)
 
+    parts: deque[m.Update] = field(default_factory=deque)
+    """Of an update, what has not been sent yet."""
+
     def end(self, reason: str) -> None:
         self.ended = reason
         self.scope.cancel()
+
+    def catch_up(self) -> None:
+        self.behind = True
+        self.wake.ask()
 
 
 class ControlServer:
@@ -94,6 +108,14 @@ class ControlServer:
         self._owner = owner
         self._offer_path = offer_path
         self._sessions: dict[str, Session] = {}
+        self._audience = Audience(owner.view())
+        self._touched: Touched | None = Touched()
+        """By what the owner's view differs from the audience's; None: by anything."""
+        self._changed = Latest()
+        self._due: dict[str, Session] = {}
+        """Who may have to hear something, and is not behind."""
+        self._first = trio.Lock()
+        """One host at a time is told the whole: a thousand that come at once must not hold up the others."""
         self._ids = count(1)
 
     @property
@@ -104,10 +126,68 @@ class ControlServer:
         """Whether the host has a session here."""
         return host in self._sessions
 
-    def publish(self) -> None:
-        """Something changed: every session looks whether its host must know."""
-        for session in self._sessions.values():
-            session.wake.ask()
+    def publish(self, touched: Touched | None = None) -> None:
+        """Something changed: whoever may have to know of it is told soon.
+
+        Args:
+            touched: at least what differs; None: anything may.
+        """
+        self._touched = None if touched is None or self._touched is None else self._touched | touched
+        self._changed.ask()
+
+    async def run(self) -> None:
+        """Tell the hosts what changed, until cancelled."""
+        while True:
+            await self._changed.asked()
+            await trio.sleep(_GATHER)
+            self._follow()
+            began = trio.current_time()
+            while self._due:
+                _, session = self._due.popitem()
+                self._tell_now(session)
+                if trio.current_time() - began > _TURN:
+                    await trio.lowlevel.checkpoint()
+                    self._follow()  # what came meanwhile does not wait for all who must hear of what was before
+                    began = trio.current_time()
+            self._audience.forget_places()
+
+    def _follow(self) -> None:
+        touched, self._touched = self._touched, Touched()
+        if touched == Touched():
+            return
+        try:
+            concerned = self._audience.follow(self._owner.view(), touched)
+        except BaseException as exc:  # a bug here must not leave the hosts with what was so before
+            if must_pass(exc):
+                raise
+            tell_bug("a change could not be followed", exc)
+            concerned = self._audience.start_over(self._owner.view())
+        for hearer in concerned:
+            session = self._sessions.get(hearer.host)
+            if session is not None and session.hearer is hearer and not session.behind:
+                self._due.pop(hearer.host, None)
+                self._due[hearer.host] = session  # at the end, which is taken first: the newest news is the most urgent
+
+    def _tell_now(self, session: Session) -> None:
+        """Most updates are small and fit the socket; what does not is left to the session's own task."""
+        try:
+            if session.behind or not session.channel.is_idle:
+                session.catch_up()
+                return
+            update = self._audience.next_update(session.hearer)
+            if update is None:
+                return
+            first, *rest = split(update)
+            session.parts += rest
+            if not session.channel.offer(first) or rest:
+                session.catch_up()
+        except ControlEnded as exc:
+            session.end(exc.what)
+        except BaseException as exc:  # this session's bug and nobody else's (F43)
+            if must_pass(exc):
+                raise
+            tell_bug("control session ended by a bug", exc, host=session.host)
+            session.end(f"internal error: {type(exc).__name__}")
 
     def end(self, host: str, reason: str) -> None:
         """Its host is revoked or removed."""
@@ -131,7 +211,7 @@ class ControlServer:
 
     async def serve(self, sock: socket.socket, host: str, key: str, *, remote: str, not_after: float) -> None:
         """Run a session until it ends. The guard of this connection: no host ends the gateway."""
-        session = Session(host, key, not_after, ControlChannel(sock, m.FromHost))
+        session = Session(host, key, not_after, ControlChannel(sock, m.FromHost), Hearer(host))
         try:
             with session.scope:
                 await self._serve(session, remote)
@@ -147,6 +227,7 @@ class ControlServer:
             await self._over(session)
 
     async def _over(self, session: Session) -> None:
+        self._audience.leave(session.hearer)
         if session.ended:
             log.info("control session ended", host=session.host, reason=session.ended)
             with trio.move_on_after(_LAST_WORD, shield=True), contextlib.suppress(ControlEnded):
@@ -196,14 +277,20 @@ class ControlServer:
             await trio.sleep(min(left, _CLOCK_LOOK))
 
     async def _tell(self, session: Session) -> None:
-        sent = Sent()
+        """Tell the whole, and later what `_tell_now` could not."""
+        self._audience.join(session.hearer)
         while True:
-            update = update_for(session.host, self._owner.view(), sent)
+            await session.channel.send_rest()
+            while session.parts:
+                await session.channel.send(session.parts.popleft())
+            async with self._first:
+                update = self._audience.next_update(session.hearer)
+                await trio.lowlevel.checkpoint()
             if update is not None:
-                for part in split(update):
-                    await session.channel.send(part)
+                session.parts.extend(split(update))
+                continue
+            session.behind = False
             await session.wake.asked()
-            await trio.sleep(_GATHER)
 
     async def _heard(self, session: Session, message: m.FromHost, nursery: trio.Nursery) -> None:
         match message:
@@ -253,7 +340,7 @@ class ControlServer:
     async def _path(self, session: Session, message: m.PathWanted) -> None:
         """A host asks for a way to another: both must be able to see each other, and the other must be here."""
         try:
-            peer = self._path_peer(session.host, message.peer)
+            peer = self._path_peer(session, message.peer)
             ours, theirs = self._offer_path(session.host, message.peer)
             await _dial_back(peer, m.DialBack(ticket=theirs, peer=session.host))
         except PeerError as exc:
@@ -261,9 +348,9 @@ class ControlServer:
             return
         await session.channel.send(m.PathOffered(id=message.id, ticket=ours))
 
-    def _path_peer(self, host: str, name: str) -> Session:
-        snapshot = self._owner.view().snapshot
-        if name == host or name not in visible(snapshot, host).hosts:
+    def _path_peer(self, session: Session, name: str) -> Session:
+        host = session.host
+        if name == host or not self._audience.sees(session.hearer, name):
             raise PeerError(f"no rule lets {host} and {shown(name)} reach each other")
         peer = self._sessions.get(name)
         if peer is None:

@@ -98,7 +98,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
             raise InputError(f"the message has {len(self.message)} characters, at most {MESSAGE_MAX} are allowed")
 
 
-class SignedEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class SignedEntry(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """An entry as it travels and is stored: the bytes that were signed, and the signature."""
 
     payload: bytes

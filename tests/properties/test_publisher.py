@@ -33,9 +33,9 @@ from inventory.authority.entries import Entry
 from inventory.health import HealthByHost
 from inventory.model import Health, Host, Instance, Presence
 from inventory.policy_document import PolicyDocument, PolicySlicer, build, verify_document
-from inventory.snapshot import Snapshot
+from inventory.snapshot import Snapshot, Touched
 from inventory.visibility import Visible, visible
-from tests.support.authority import Chain
+from tests.support.authority import Chain, gateway, revoke
 from tests.support.estates import NOON, instance, random_snapshot, rule, snapshot
 
 STEPS = 4
@@ -88,8 +88,8 @@ class Gateway:
         self.state = self.chain.state
         self.snapshot = Snapshot(authority=self.state)
 
-    def become(self, goal: Snapshot) -> None:
-        """Sign and report what it takes to be like `goal`."""
+    def become(self, goal: Snapshot, *, new_policy: bool | None = None) -> None:
+        """Sign and report what it takes to be like `goal`; its policy now and then, if nothing is said about it."""
         state = self.state
         bodies: list[Body] = []
         hosts = {name: canonical_host(host) for name, host in goal.authority.hosts.items()}
@@ -100,7 +100,9 @@ class Gateway:
         bodies += [InstanceBody(instance=i, removed=True) for i in state.instances.values() if i.id not in instances]
         bodies += self._revocations(goal)
         self._rng.shuffle(bodies)
-        if self._document is None or self._rng.random() < 0.5:
+        if new_policy is None:
+            new_policy = self._rng.random() < 0.5
+        if self._document is None or new_policy:
             policy, self._document = build(goal.rules, "text", random_bytes=self._rng.randbytes)
             bodies.append(policy)
         self.state = verify_log(self.chain.add(*bodies), state)
@@ -131,6 +133,48 @@ class Gateway:
             ),
             revision=self.snapshot.revision + 1,
         )
+
+    def say_again(self) -> None:
+        """The operator signs something that changes no name: another gateway, another reason, or the same again."""
+        rng, state = self._rng, self.state
+        bodies: list[Body] = [gateway(rng.choice(["gw1", "gw2"]), f"10.0.0.1:{rng.randrange(1, 99)}")]
+        bodies += [HostBody(host=host) for host in state.hosts.values()]
+        bodies += [InstanceBody(instance=i) for i in state.instances.values()]
+        again = [i for mine in self.snapshot.reported.values() for i in mine if i.host in state.hosts]
+        bodies += [InstanceBody(instance=i) for i in again]
+        bodies += [
+            msgspec.structs.replace(body, reason=f"{len(self.chain.log)}") for body in state.revocations.values()
+        ]
+        bodies.append(revoke("gw1") if "gw1" in state.gateways else gateway("gw1"))
+        self.state = verify_log(self.chain.add(rng.choice(bodies), rng.choice(bodies)), state)
+        now, before = self.snapshot, state.numbers
+        keys = frozenset(key for key, number in self.state.numbers.items() if before.get(key) != number)
+        self.snapshot = now.evolved(Touched(keys=keys), authority=self.state, revision=now.revision + 1)
+
+    def nudge(self) -> None:
+        """One host says something else."""
+        rng, now = self._rng, self.snapshot
+        host = rng.choice(sorted(now.authority.hosts))
+        mine = list(now.reported.get(host, ()))
+        changes: dict[str, object] = {}
+        match rng.randrange(4):
+            case 0:
+                presence = Presence(host=host, online=rng.random() < 0.5)
+                changes["presence"] = {**now.presence, host: presence}
+            case 1:
+                ill = {i.id: Health(state=rng.choice(["passing", "failing"])) for i in now.offers(host)}
+                changes["health"] = now.health.with_host(host, ill)
+            case 2 if mine:
+                mine.remove(rng.choice(mine))
+                changes["reported"] = {**now.reported, host: tuple(mine)}
+            case _:
+                entry = now.authority.hosts[host]
+                service = rng.choice([*entry.serves, "x"])
+                labels = {"k": rng.choice("pq")} if rng.random() < 0.5 else {}
+                new = instance(service, host, target=f"127.0.0.1:{rng.randrange(9100, 9105)}", labels=labels)
+                mine = [i for i in mine if i.id != new.id]
+                changes["reported"] = {**now.reported, host: (*mine, new)}
+        self.snapshot = now.evolved(Touched(hosts=frozenset([host])), **changes, revision=now.revision + 1)
 
     @property
     def view(self) -> EstateView:
@@ -212,12 +256,12 @@ def test_c46_a_host_is_told_what_is_its_affair_and_decides_as_if_it_knew_all(see
                     assert whole == mine
         goal = any_snapshot(rng)
         names = {me: goal.authority.hosts.get(me) or Host(name=me)}
-        gateway.become(goal.evolved(authority=_with_hosts(goal, names)))
+        gateway.become(goal.evolved(authority=with_hosts(goal, names)))
         if rng.random() < 0.4:
             listener.sent = Sent()  # a new control stream: everything again, and what is not in it is gone
 
 
-def _with_hosts(goal: Snapshot, more: dict[str, Host]) -> AuthorityState:
+def with_hosts(goal: Snapshot, more: dict[str, Host]) -> AuthorityState:
     return dataclasses.replace(goal.authority, hosts={**goal.authority.hosts, **more})
 
 

@@ -274,3 +274,27 @@ def test_words_always_fit_and_can_always_be_read() -> None:
     for text in ("x" * 5000, "a\0b", "\ud800", "é" * 2000):
         message = m.PathRefused(id=1, reason=m.words(text))
         assert msgspec.json.decode(msgspec.json.encode(message), type=m.FromGateway) == message
+
+
+async def test_what_an_offer_leaves_goes_out_before_the_next_message() -> None:
+    with channels(buffer=4096) as (host, gateway):
+        large = m.Report(health={f"web/vm1/{'x' * 50}{n}": Health() for n in range(5000)})
+        assert host.is_idle and host.offer(m.Hello(version="1", epoch=1, number=1))
+        assert not host.offer(large) and not host.is_idle
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(host.send_rest)
+            nursery.start_soon(host.send, m.Renew(id=1, csr=b"x"))
+            heard = [await gateway.receive() for _ in range(3)]
+        assert isinstance(heard[0], m.Hello) and heard[1] == large and isinstance(heard[2], m.Renew)
+        assert host.is_idle
+
+
+async def test_an_offer_to_nobody_says_so() -> None:
+    with channels() as (host, gateway):
+        gateway.close()
+        with pytest.raises(ControlLost):
+            host.offer(m.Hello(version="1", epoch=1, number=1))
+    with channels() as (host, _):
+        host.close()
+        with pytest.raises(ControlLost):
+            host.offer(m.Hello(version="1", epoch=1, number=1))

@@ -15,6 +15,7 @@ import trio
 import trio.testing
 
 from agents.control import messages as m
+from agents.control.audience import Hearer
 from agents.control.channel import ControlChannel, ControlLost
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
@@ -26,7 +27,7 @@ from inventory.authority.entries import Entry
 from inventory.errors import AnswerIsNo, InputError, Unavailable
 from inventory.model import Instance, Presence
 from inventory.policy_document import PolicySlicer, build, verify_document
-from inventory.snapshot import Snapshot
+from inventory.snapshot import Snapshot, Touched
 from tests.support.authority import Chain, host, instance, revoke
 from tests.support.estates import rule
 
@@ -128,6 +129,7 @@ class Town:
 async def town() -> AsyncIterator[Town]:
     async with trio.open_nursery() as nursery:
         made = Town(nursery)
+        nursery.start_soon(made.server.run)
         yield made
         made.close()
         nursery.cancel_scope.cancel()
@@ -325,11 +327,67 @@ async def test_a_large_part_of_the_estate_goes_out_in_parts(monkeypatch: pytest.
     async with town() as t:
         many = tuple(Instance(service="web", host="vm1", target=f"10.0.0.{n}:80", port=80) for n in range(1, 250))
         t.gateway.evolve(reported={"vm1": many})
+        t.server.publish()
+        await trio.testing.wait_all_tasks_blocked(0.05)
         end = t.dial("vm2")
         await end.send(m.Hello(version="1", epoch=1, number=1))
         await end.receive()
         first = await end.receive()
         assert isinstance(first, m.Update) and first.full
+
+
+async def test_a_host_that_was_behind_hears_what_is_so_now_and_not_all_that_was(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with town() as t:
+        end = await t.join("vm2")
+        for n in range(600):
+            t.gateway.evolve(presence={"vm1": Presence(host="vm1", advertise=f"{'x' * 900}:{n}")})
+            t.server.publish(Touched(hosts=frozenset(["vm1"])))
+            await trio.sleep(0.011)
+        heard = []
+        while not heard or not heard[-1].endswith(":599"):
+            update = await end.receive()
+            assert isinstance(update, m.Update) and update.presence["vm1"] is not None
+            heard.append(update.presence["vm1"].advertise or "")
+        assert len(heard) < 500, "what nobody read was not kept for it one by one"
+
+
+async def test_f43_a_bug_in_following_a_change_has_everybody_told_the_whole(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town() as t:
+        end = await t.join("vm2")
+
+        def broken(*args: object) -> None:
+            raise KeyError("a bug")
+
+        monkeypatch.setattr(t.server._audience, "follow", broken)
+        t.gateway.evolve(presence={"vm1": Presence(host="vm1", online=True)})
+        t.server.publish(Touched(hosts=frozenset(["vm1"])))
+        update = await end.receive()
+        assert isinstance(update, m.Update) and update.full and update.presence["vm1"] is not None
+
+
+async def test_f43_a_bug_in_telling_one_host_ends_its_session_only(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town() as t:
+        lucky, unlucky = await t.join("vm2"), await t.join("vm1")
+        await trio.testing.wait_all_tasks_blocked()  # until both have all
+        real = t.server._audience.next_update
+
+        def breaks(hearer: Hearer) -> m.Update | None:
+            if hearer.host == "vm1":
+                raise KeyError("a bug")
+            return real(hearer)
+
+        monkeypatch.setattr(t.server._audience, "next_update", breaks)
+        t.gateway.evolve(presence={"vm1": Presence(host="vm1", online=True)})
+        t.server.publish(Touched(hosts=frozenset(["vm1"])))
+        assert isinstance(await lucky.receive(), m.Update)
+        assert await last_word(unlucky) == "internal error: KeyError"
+        assert t.server.hosts == {"vm2"}
 
 
 async def test_f11_a_host_that_does_not_read_is_let_go_and_holds_up_nobody(

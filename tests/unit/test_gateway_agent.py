@@ -38,7 +38,7 @@ class Gate:
         self.published = 0
         agent._control.publish = self._published  # type: ignore[method-assign]
 
-    def _published(self) -> None:
+    def _published(self, touched: object = None) -> None:
         self.published += 1
 
     async def add(self, name: str, *serves: str) -> None:
