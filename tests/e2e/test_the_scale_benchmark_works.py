@@ -20,10 +20,10 @@ def test_every_part_of_the_scale_benchmark_gives_its_figures(tmp_path: Path) -> 
     print(done.stdout)
     sections = json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["sections"]
     figures: dict[str, Any] = {figure["key"]: figure["value"] for part in sections for figure in part["figures"]}
-    assert [note for part in sections for note in part["notes"]] == []
+    assert not [note for part in sections for note in part["notes"] if not note.startswith("On paper")]
     for key in ("restart/lost", "restart/away", "churn/failed", "churn/differing"):
         assert figures[key] == 0, f"{key} is {figures[key]}"
     for key in ("a-signed/p99", "b-reported/p99", "d-revocation/p99", "decide/cached", "idle/supervisor"):
         assert figures[key] > 0, key
-    assert {part["grid"]["heads"][-1] for part in sections if part["grid"]} == {"14 hosts"}
+    assert {part["grid"]["heads"][-1] for part in sections if part["grid"]} == {"14 hosts", "100,000 hosts"}
     assert {path.name for path in tmp_path.glob("*.svg")} == {"bench-scale-changes.svg", "bench-scale-curve.svg"}

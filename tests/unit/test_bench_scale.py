@@ -13,6 +13,8 @@ from inventory.visibility import visible
 from tests.bench.metrics import Metric
 from tests.bench.scale.decisions import everything_known
 from tests.bench.scale.figures import Grid, Section, percentile
+from tests.bench.scale.model import prices, walls
+from tests.bench.scale.model import section as model_section
 from tests.bench.scale.options import PARTS, parse_options
 from tests.bench.scale.plots import curve_plot, spread_plot
 from tests.bench.scale.report import BEGIN, END, PANELS, Report
@@ -84,7 +86,7 @@ def test_its_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> No
     section = Section("one")
     section.add("a", "soon", "seconds", 0.2, 0.25)
     rows = [(Metric(key, key, "lower", "seconds"), [0.1]) for key in PANELS]
-    curve = Section("two", grid=Grid(["10 hosts"], rows))
+    curve = Section("two", grid=Grid(["10 hosts"], rows), raw={"hosts": [10]})
     page = tmp_path / "page.md"
     page.write_text("# Title\n", encoding="utf-8")
     report = Report([section], {"cores": "2"})
@@ -95,3 +97,19 @@ def test_its_part_of_the_page_is_replaced_and_nothing_else(tmp_path: Path) -> No
     assert text.startswith("# Title\n") and text.endswith(f"{END}\n\nafter\n") and "old" not in text
     assert "| soon | 200 ms | ≤ 250 ms | met |" in text
     assert "| told | 100 ms |" in Report([curve], {})._markdown()
+
+
+def test_the_model_takes_its_prices_from_the_curve_and_names_the_first_wall() -> None:
+    values = {"told": [0.02, 0.03], "bytes": [1e5, 2e5], "change": [0.002, 0.003], "idle": [1e-4, 1e-5]}
+    values |= {"supervisor": [30e6, 230e6], "workers": [10e6, 110e6]}
+    rows = [(Metric(key, key, "lower", "seconds"), found) for key, found in values.items()]
+    found = prices(Grid(["", ""], rows), [100, 1100], seen_by_all=1e-4)
+    assert found.memory == pytest.approx(300e3) and found.memory_empty == pytest.approx(10e6)
+    reach = walls(found)
+    assert [round(hosts) for _, hosts in reach] == [2000, 2500, 13300, 25000]
+    assert reach[0][0].startswith("all told again")
+    made = model_section(found)
+    assert made.grid is not None
+    table = {metric.key: figures for metric, figures in made.grid.rows}
+    assert table["cores"][-1] == pytest.approx(100_000 * 4e-5)
+    assert table["handshakes"][-1] == pytest.approx(100_000 / 15)

@@ -18,6 +18,7 @@ from tests.bench.scale.shape import Shape
 from tests.bench.scale.stand import Stand
 
 _ROUNDS = 10
+_ROUNDS_ALL = 3
 _QUIET = 0.2
 _WITHIN = 60.0
 _IDLE = 5.0
@@ -36,6 +37,8 @@ class Point:
     """Of that first update and its handshake, for one host."""
     change: float
     """CPU of one change that a team sees."""
+    all_see: float
+    """CPU of one change that every host sees."""
     lag: float
     """p99 from a report to in force at its team."""
     idle: float
@@ -82,6 +85,8 @@ class Curve:
                 stand.start()
                 points.append(_point(stand))
         section.grid = _grid(points)
+        sizes = [point.hosts for point in points]
+        section.raw.update(kind=self._kind, hosts=sizes, seen_by_all=points[-1].all_see / points[-1].hosts)
         return section
 
 
@@ -94,7 +99,8 @@ def _point(stand: Stand) -> Point:
     before = stand.cpu()
     time.sleep(_IDLE)
     idle = stand.cpu() - before
-    change, lags = _changes(stand)
+    change, lags = _changes(stand, shape.hosts_of(0), shape.team, _ROUNDS)
+    all_see, _ = _changes(stand, shape.core_hosts[:1], hosts, _ROUNDS_ALL)
     supervisor, workers = stand.memory()
     stand.ask("forget")
     began = time.time()
@@ -107,6 +113,7 @@ def _point(stand: Stand) -> Point:
         told=told.gateway / hosts,
         bytes=answer["bytes"][hosts // 2],
         change=change,
+        all_see=all_see,
         lag=percentile(lags, 0.99),
         idle=idle.gateway / _IDLE / hosts,
         supervisor=supervisor,
@@ -116,15 +123,15 @@ def _point(stand: Stand) -> Point:
     )
 
 
-def _changes(stand: Stand) -> tuple[float, list[float]]:
-    """CPU of one reported change, and how long it took to each host of the team."""
-    shape, lags, spent = stand.shape, [], []
-    for number in range(_ROUNDS):
-        mark, host = f"curve {number}", shape.hosts_of(0)[number % shape.team]
+def _changes(stand: Stand, hosts: Sequence[str], seen_by: int, rounds: int) -> tuple[float, list[float]]:
+    """CPU of one change that one of these hosts reports, and how long it took to each host that sees it."""
+    lags, spent = [], []
+    for number in range(rounds):
+        mark, host = f"curve {seen_by} {number}", hosts[number % len(hosts)]
         stand.ask("watch", mark=mark)
         before = stand.cpu()
         at = stand.ask("fail", host=host, mark=mark)["at"]
-        seen = stand.ask("seen", count=shape.team, within=_WITHIN)
+        seen = stand.ask("seen", count=seen_by, within=_WITHIN)
         time.sleep(_QUIET)
         spent.append((stand.cpu() - before).gateway)
         lags += [moment - at for moment in seen["applied"]]
@@ -144,6 +151,7 @@ _ROWS: tuple[tuple[str, str, Unit], ...] = (
     ("told", "CPU of telling one host everything", "seconds"),
     ("bytes", "bytes of that", "bytes"),
     ("change", "CPU of one change that a team sees", "seconds"),
+    ("all_see", "CPU of one change that all see", "seconds"),
     ("lag", "change in force at its team, p99", "seconds"),
     ("idle", "CPU per second and host, idle", "seconds"),
     ("supervisor", "memory of the supervisor", "bytes"),

@@ -95,7 +95,7 @@ class Report:
 
     def _pictures(self) -> dict[str, str]:
         pictures = {}
-        grids = {section.title: section.grid for section in self._sections if section.grid is not None}
+        grids = {s.title: s.grid for s in self._sections if s.grid is not None and "hosts" in s.raw}
         if grids:
             pictures["bench-scale-curve.svg"] = curve_plot([_panel(key, grids) for key in PANELS])
         times = {

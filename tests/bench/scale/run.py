@@ -10,7 +10,7 @@ from functools import partial
 
 from tests.bench.machine import Neighbours, machine
 from tests.bench.place import Place
-from tests.bench.scale import decisions
+from tests.bench.scale import decisions, model
 from tests.bench.scale.changes import Changes
 from tests.bench.scale.curve import KINDS, Curve
 from tests.bench.scale.figures import Section
@@ -35,7 +35,7 @@ def run(options: Options) -> tuple[list[Section], dict[str, str]]:
     sections: list[Section] = []
     began, neighbours = time.monotonic(), Neighbours()
     with Place() as place:
-        _Run(options, place, sections.append).everything()
+        _Run(options, place, sections).everything()
     took = time.monotonic() - began
     about = {
         "hosts": f"{options.hosts:,}",
@@ -60,10 +60,10 @@ def _check_descriptors(options: Options) -> None:
 
 
 class _Run:
-    def __init__(self, options: Options, place: Place, found: Callable[[Section], None]) -> None:
+    def __init__(self, options: Options, place: Place, sections: list[Section]) -> None:
         self._options = options
         self._place = place
-        self._found = found
+        self._sections = sections
 
     def everything(self) -> None:
         if {"changes", "idle", "restart", "churn"} & set(self._options.only):
@@ -77,6 +77,7 @@ class _Run:
         if "curve" in self._options.only:
             for kind in KINDS:
                 self._measure(f"curve, {kind}", Curve(self._place, kind, self._options.sizes).measure)
+            self._measure("on paper", self._model)
 
     def _on(self, stand: Stand) -> None:
         options = self._options
@@ -92,6 +93,12 @@ class _Run:
             churn = ComingAndGoing(stand, rate=options.rate, seconds=options.seconds)
             self._measure("instances come and go", churn.measure)
 
+    def _model(self) -> Section:
+        """From the curve on which what a host may see stays the same."""
+        curve = next(section for section in self._sections if section.raw.get("kind") == "same")
+        assert curve.grid is not None
+        return model.section(model.prices(curve.grid, curve.raw["hosts"], curve.raw["seen_by_all"]))
+
     def _measure(self, what: str, measure: Callable[[], Section]) -> None:
         say(what)
         section = measure()
@@ -100,7 +107,7 @@ class _Run:
         if section.grid is not None:
             for metric, values in section.grid.rows:
                 say(f"    {metric.title:<40} {'  '.join(map(metric.shown, values))}")
-        self._found(section)
+        self._sections.append(section)
 
 
 def say(text: str) -> None:

@@ -26,7 +26,7 @@ from tests.support.estate import OPERATOR, Estate
 from tests.support.processes import RunningProcess
 
 READY_TIMEOUT = 120.0
-TOLD_TIMEOUT = 180.0
+TOLD_TIMEOUT = 400.0
 
 
 @dataclass(frozen=True)
