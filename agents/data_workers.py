@@ -22,6 +22,7 @@ import msgspec
 import trio
 
 from agents.backoff import Backoff
+from agents.handover import LeftWorker
 from agents.supervisor import DataWorkerProcess, Start, start_worker
 from agents.workers import messages as m
 from agents.workers.shares import SharesBoard
@@ -85,9 +86,13 @@ class DataWorkers:
     Args:
         begin: who the node is.
         start: starts a process.
+        inherited: workers of the version before us. They go on accepting until ours are ready.
     """
 
-    def __init__(self, begin: m.Begin, count: int, owner: WorkersOwner, *, start: Start = start_worker) -> None:
+    def __init__(
+        self, begin: m.Begin, count: int, owner: WorkersOwner, *, start: Start = start_worker,
+        inherited: Sequence[LeftWorker] = (),
+    ) -> None:  # fmt: skip
         self._begin = begin
         self._owner = owner
         self._start = start
@@ -96,7 +101,10 @@ class DataWorkers:
         self._placement: m.Placement | None = None
         self._draining: m.Drain | None = None
         self._listening: dict[tuple[str, int], tuple[m.Listen | m.ListenTunnels, socket.socket]] = {}
-        self._serving = Generation(tuple(Slot() for _ in range(count)))
+        self._inherited = [DataWorkerProcess.inherited(left, self._heard) for left in inherited]
+        self._leaving = False
+        self._left: list[DataWorkerProcess] = []
+        self._serving = Generation(tuple(Slot() for _ in range(count)), missing=count)
         self._generations = [self._serving]
         self._nursery: trio.Nursery
 
@@ -109,7 +117,12 @@ class DataWorkers:
 
     @property
     def streams(self) -> int:
-        return sum(worker.streams for worker in self)
+        return sum(worker.streams for worker in (*self, *self._inherited))
+
+    @property
+    def inherited_streams(self) -> int:
+        """Streams of workers of another version, as they reported last: nobody can ask or tell them anything."""
+        return sum(worker.streams for worker in self._inherited)
 
     @property
     def tunnels(self) -> tuple[m.TunnelState, ...]:
@@ -117,25 +130,37 @@ class DataWorkers:
 
     def status(self) -> list[dict[str, int | str | None]]:
         """Every place for a worker: who serves in it, and how often another one had to take it; then those that end."""
-        return [_row(slot, "serving") for slot in self._serving.slots] + [
-            _row(slot, "ending")
-            for generation in self._generations
-            if not generation.serves
-            for slot in generation.slots
-            if slot.worker is not None
-        ]
+        return (
+            [_row(slot, "serving") for slot in self._serving.slots]
+            + [
+                _row(slot, "ending")
+                for generation in self._generations
+                if not generation.serves
+                for slot in generation.slots
+                if slot.worker is not None
+            ]
+            + [_row(Slot(worker=worker), "ending") for worker in self._inherited]
+        )
 
     # --- telling --------------------------------------------------------------------------------------------------
 
     def know(self, message: m.Authority | m.Placement | m.Drain) -> None:
         """Something every worker must know, now and after a restart."""
         if isinstance(message, m.Authority):
-            self._authority = message
+            before, self._authority = self._authority, message
+            if before is not None and _takes_away(before, message):
+                self._end_inherited()
         elif isinstance(message, m.Placement):
             self._placement = message
         else:
             self._draining = message
         self.tell_all(message)
+
+    def _end_inherited(self) -> None:
+        """They are of another version and cannot be told that less is allowed now: what they carry is cut."""
+        for worker in self._inherited:
+            log.warning("an old data worker is ended: less is allowed now", pid=worker.pid, streams=worker.streams)
+            worker.end()
 
     def listen(self, message: m.Listen | m.ListenTunnels, sock: socket.socket) -> None:
         """Serve a listening socket; it stays open here, for the workers to come."""
@@ -181,13 +206,45 @@ class DataWorkers:
         try:
             async with trio.open_nursery() as nursery:
                 self._nursery = nursery
+                for worker in list(self._inherited):
+                    nursery.start_soon(self._hear_inherited, worker)
+                nursery.start_soon(self._take_over)
                 await self._keep_all(self._serving)
                 await trio.sleep_forever()  # those that serve are kept by `renew` then
         finally:
-            for _message, sock in self._listening.values():
-                sock.close()
-            self._listening.clear()
-            self._board.close()
+            if not self._leaving:
+                for _message, sock in self._listening.values():
+                    sock.close()
+                self._listening.clear()
+                self._board.close()
+
+    def leave(self) -> None:
+        """Another program takes our place: when `run` ends, workers and listening sockets stay as they are."""
+        self._leaving = True
+        for worker in (*(slot.worker for slot in self._slots()), *self._inherited):
+            if worker is not None and (worker.ready or not worker.serves):
+                worker.leave()
+                self._left.append(worker)
+
+    def left(self) -> tuple[tuple[int, ...], tuple[LeftWorker, ...]]:
+        """After the end of `run`: listening sockets and workers, for the next program."""
+        return (
+            tuple(sock.fileno() for _, sock in self._listening.values()),
+            tuple(worker.detach() for worker in self._left),
+        )
+
+    async def _hear_inherited(self, worker: DataWorkerProcess) -> None:
+        try:
+            await worker.run_inherited()
+        finally:
+            self._inherited.remove(worker)
+            self._owner.worker_ended(worker)
+
+    async def _take_over(self) -> None:
+        """From the workers of the version before us, once ours are ready."""
+        await self._serving.started.wait()
+        for worker in self._inherited:
+            worker.stop_talking()
 
     async def renew(self) -> None:
         """Have a new generation take over, once all of it is ready; the one that serves then ends with its streams.
@@ -231,7 +288,7 @@ class DataWorkers:
             if not generation.serves:
                 log.info("an old data worker ended", reason=reason)
                 return
-            if generation.missing:
+            if generation is not self._serving:  # `renew` waits for it
                 generation.failure = reason
                 generation.started.set()
             slot.restarts += 1
@@ -284,8 +341,19 @@ class DataWorkers:
         await self._owner.worker_said(worker, message, socks)
 
 
+def _takes_away(before: m.Authority, after: m.Authority) -> bool:
+    """Whether a stream that was allowed may not be any more: policy, revocations, or what is said of a host."""
+    was, now = before.state, after.state
+    return (
+        before.allows != after.allows
+        or was.policy != now.policy
+        or was.revocations != now.revocations
+        or any(now.hosts.get(name) != host for name, host in was.hosts.items())
+    )
+
+
 def _row(slot: Slot, state: str) -> dict[str, int | str | None]:
-    worker = slot.worker if slot.worker is not None and slot.worker.ready else None
+    worker = slot.worker if slot.worker is not None and (slot.worker.ready or not slot.worker.serves) else None
     return {
         "pid": worker.pid if worker is not None else None,
         "state": state if worker is not None else "starting",

@@ -18,20 +18,22 @@ from typing import Any
 import msgspec
 import trio
 
-from agents import clock
+from agents import clock, handover
 from agents.admin.server import AdminConnection
 from agents.control import messages as c
 from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
-from agents.control.paths import Joined, Paths
+from agents.control.paths import Paths
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import HomeConfig, load_config, open_registry
 from agents.guards import must_pass
+from agents.handover import Inherited
 from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
-from agents.node import Node, listen_on, warning
+from agents.node import Node, warning
+from agents.path_carriers import PathCarriers
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits
@@ -45,7 +47,7 @@ from inventory.authority import AuthorityState
 from inventory.authority.enrolments import read_enrolment
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.health import HealthByHost
-from inventory.home import lock_home, read_secret
+from inventory.home import HomeLock, lock_home, read_secret
 from inventory.model import Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
 from inventory.policy_rules import Rule
@@ -73,14 +75,15 @@ class GatewayAgent(Node):
         *,
         workers: int,
         metrics: str | None,
+        inherited: Inherited,
     ) -> None:
-        super().__init__(home, config, ledger.state.root_certificate, workers=workers, metrics=metrics)
+        root = ledger.state.root_certificate
+        super().__init__(home, config, root, workers=workers, metrics=metrics, inherited=inherited)
         self._registry = registry
         self._ledger = ledger
         self._issuer = Issuer.from_pem(read_secret(home / "issuer.pem").decode(), where=str(home / "issuer.pem"))
-        self._paths = Paths(self._join, most=_paths_max() * workers)
-        self._carriers: dict[int, DataWorkerProcess] = {}
-        """Path -> the worker that carries it."""
+        self._carriers = PathCarriers(self.workers, lambda path_id: self._paths.ended(path_id))
+        self._paths = Paths(self._carriers.join, most=_paths_max() * workers)
         self._guests: OrderedDict[socket.socket, trio.CancelScope] = OrderedDict()
         self._enrolment = EnrolmentServer(
             home,
@@ -127,7 +130,7 @@ class GatewayAgent(Node):
         now = trio.current_time()
         self._leases = {host: now + limits.LEASE for host, p in self.snapshot.presence.items() if p.online}
         await self._tell_worker()
-        self.workers.listen(m.ListenTunnels(), await listen_on(self.config.listen or self._own_address()))
+        self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen or self._own_address()))
         nursery.start_soon(self._control.run)
         nursery.start_soon(self._follow_registry)
         nursery.start_soon(self._save_changes)
@@ -187,7 +190,7 @@ class GatewayAgent(Node):
             await trio.sleep(limits.REVOCATION_NOTICE)
         await self._tell_worker()
         for path_id in self._paths.forget(lambda host: self._gone(host) is not None):
-            self._unjoin(path_id, "an end of the path is revoked or removed")
+            self._carriers.unjoin(path_id, "an end of the path is revoked or removed")
 
     async def _with_authority(self, state: AuthorityState, allows: tuple[Rule, ...], touched: Touched) -> Snapshot:
         """The snapshot with what the operator says now, and without what removed hosts said."""
@@ -361,7 +364,7 @@ class GatewayAgent(Node):
                 serve = partial(self._control.serve, remote=message.remote, not_after=message.not_after)
                 self._nursery.start_soon(serve, socks[0], spiffe.name, message.key)
             case m.Unjoined():
-                self._path_over(message.id)
+                self._carriers.over(message.id)
             case _:
                 for sock in socks:
                     sock.close()
@@ -414,22 +417,6 @@ class GatewayAgent(Node):
             if owned:
                 sock.close()
 
-    async def _join(self, joined: Joined) -> None:
-        worker = self.workers.tell_one(m.Join(id=joined.id, a=joined.a, b=joined.b), joined.sockets)
-        if worker is None:
-            self._paths.ended(joined.id)
-        else:
-            self._carriers[joined.id] = worker
-
-    def _unjoin(self, path_id: int, reason: str) -> None:
-        worker = self._carriers.get(path_id)
-        if worker is not None:
-            worker.tell(m.Unjoin(id=path_id, reason=reason))
-
-    def _path_over(self, path_id: int) -> None:
-        self._carriers.pop(path_id, None)
-        self._paths.ended(path_id)
-
     async def before_drain(self) -> None:
         self._paths.close("the gateway is draining")
         await self._control.say_draining("shutting down")
@@ -441,12 +428,11 @@ class GatewayAgent(Node):
     async def cut_remaining(self, reason: str) -> int:
         cut = list(self._paths.joined)
         for path_id in cut:
-            self._unjoin(path_id, reason)
+            self._carriers.unjoin(path_id, reason)
         return len(cut)
 
     def worker_gone(self, worker: DataWorkerProcess) -> None:
-        for path_id in [path_id for path_id, carrier in self._carriers.items() if carrier is worker]:
-            self._path_over(path_id)
+        self._carriers.worker_gone(worker)
 
     # --- own certificate, disk ------------------------------------------------------------------------------------
 
@@ -586,12 +572,15 @@ async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:
     config = load_config(home)
     if config.role != "gateway":
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} agent run")
-    with lock_home(home):
+    left = handover.take()
+    with HomeLock(left.lock) if left.lock is not None else lock_home(home) as lock:
         async with open_registry(home) as registry:
             ledger = Ledger(registry, home, config.genesis)
             await ledger.load()
-            agent = GatewayAgent(home, config, registry, ledger, workers=workers, metrics=metrics)
+            agent = GatewayAgent(home, config, registry, ledger, workers=workers, metrics=metrics, inherited=left)
             try:
-                return await agent.run()
+                code = await agent.run()
             finally:
                 agent.close()
+        agent.replace(lock)
+        return code

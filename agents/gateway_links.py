@@ -11,6 +11,7 @@ from agents.control.client import GatewayLink
 from agents.control.link_session import LinkOwner
 from agents.data_workers import DataWorkers
 from agents.workers import messages as m
+from bridge import limits
 from bridge.flows import Flow
 from inventory.errors import MeshError, Unavailable
 from inventory.model import Gateway
@@ -87,6 +88,10 @@ class GatewayLinks:
         """Ask the gateways that hold the peer first; the first ticket wins."""
         presence = self._snapshot().presence.get(peer)
         near = presence.gateways if presence is not None else ()
+        if not self.is_any_connected:
+            with trio.move_on_after(limits.LINK_PATIENCE):
+                for link in self:
+                    await link.attempt_over()
         links = [link for link in self if link.connected and not link.draining]
         reasons = []
         for link in sorted(links, key=lambda link: link.gateway not in near):

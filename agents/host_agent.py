@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 import trio
 
-from agents import clock
+from agents import clock, handover
 from agents.admin.server import AdminConnection
 from agents.adoptions import Adoptions
 from agents.control import messages as c
@@ -22,11 +22,12 @@ from agents.control.reissue import reissue
 from agents.estate import HomeConfig, load_config
 from agents.gateway_links import GatewayLinks
 from agents.guards import must_pass
+from agents.handover import Inherited
 from agents.host_status import gateway_row, instance_rows, known_since, service_rows
 from agents.knowledge.known import Known
 from agents.local_services import LocalServices
-from agents.namespace import Namespace
-from agents.node import VERSION, Node, listen_on, warning
+from agents.namespace import Namespace, bind_tcp
+from agents.node import VERSION, Node, warning
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
@@ -42,7 +43,7 @@ from bridge.identity.issuer import make_csr
 from bridge.logs import get_logger
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
-from inventory.home import lock_home, read_file, write_file
+from inventory.home import HomeLock, lock_home, read_file, write_file
 from inventory.names import parse_service_name
 
 log = get_logger()
@@ -63,14 +64,23 @@ class HostAgent(Node):
         metrics: str | None,
         dns: str | None,
         hosts_file: Path | None,
+        inherited: Inherited,
     ) -> None:
-        super().__init__(home, config, known.slice.genesis.root_certificate, workers=workers, metrics=metrics)
+        root = known.slice.genesis.root_certificate
+        super().__init__(home, config, root, workers=workers, metrics=metrics, inherited=inherited)
         self.known = known
         self._saved = known
         self.snapshot = known.snapshot
-        self.namespace = Namespace(home, config.addresses, listen=self.workers.listen, unlisten=self.workers.unlisten)
+        self.namespace = Namespace(
+            home,
+            config.addresses,
+            listen=self.workers.listen,
+            unlisten=self.workers.unlisten,
+            bind=lambda address, port: inherited.listener(address, port) or bind_tcp(address, port),
+        )
         dns = dns or config.dns
         self._dns = parse_endpoint(dns, zero_ok=True) if dns else None
+        self._dns_sockets: tuple[socket.socket, ...] = ()
         self._hosts_file = hosts_file
         self._epoch = _next_epoch(home)
         self._changed = Latest()
@@ -84,7 +94,7 @@ class HostAgent(Node):
 
     async def start(self, nursery: trio.Nursery) -> None:
         if self.config.listen:
-            self.workers.listen(m.ListenTunnels(), await listen_on(self.config.listen))
+            self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen))
         await self._publish()
         nursery.start_soon(self._services.run)
         nursery.start_soon(self._apply_changes)
@@ -92,7 +102,15 @@ class HostAgent(Node):
         nursery.start_soon(self._retry_problems)
         endpoint = self._dns or Endpoint(self.namespace.book.server_address, DNS_PORT)
         try:
-            await nursery.start(partial(serve_dns, endpoint, lambda: self.namespace.zone, on_bug=_dns_bug))
+            serve = partial(
+                serve_dns,
+                endpoint,
+                lambda: self.namespace.zone,
+                on_bug=_dns_bug,
+                sockets=self.inherited.dns(endpoint.host, endpoint.port),
+                opened=self._dns_opened,
+            )
+            await nursery.start(serve)
         except MeshError as exc:
             if self._dns is not None:
                 raise
@@ -100,6 +118,13 @@ class HostAgent(Node):
             self._alarms["dns"] = f"no DNS server: {exc}"
             log.warning("no DNS server", reason=str(exc))
         self._links.follow(nursery)
+
+    def _dns_opened(self, sockets: tuple[socket.socket, socket.socket]) -> None:
+        """The server closes its own when it ends; these stay for the program that may take our place."""
+        self._dns_sockets = tuple(sock.dup() for sock in sockets)
+
+    def dns_descriptors(self) -> tuple[int, ...]:
+        return tuple(sock.fileno() for sock in self._dns_sockets)
 
     async def reload(self) -> None:
         self._services.reload()
@@ -396,10 +421,15 @@ async def run(
     config = load_config(home)
     if config.role != "host":
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} gateway run")
-    with lock_home(home):
+    inherited = handover.take()
+    with HomeLock(inherited.lock) if inherited.lock is not None else lock_home(home) as lock:
         known = Known.load(home, config.genesis)
-        agent = HostAgent(home, config, known, workers=workers, metrics=metrics, dns=dns, hosts_file=hosts_file)
+        agent = HostAgent(
+            home, config, known, workers=workers, metrics=metrics, dns=dns, hosts_file=hosts_file, inherited=inherited
+        )
         try:
-            return await agent.run()
+            code = await agent.run()
+            agent.replace(lock)
+            return code
         finally:
             agent.leave_hosts_file()

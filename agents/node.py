@@ -13,17 +13,18 @@ import socket
 import time
 from collections.abc import Awaitable, Iterable
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import trio
 
-from agents import clock
+from agents import clock, handover
 from agents.admin.server import AdminConnection, serve_admin
 from agents.data_workers import DataWorkers
 from agents.estate import HomeConfig
 from agents.guards import must_pass
+from agents.handover import Inherited
 from agents.instance_counts import InstanceCounts
 from agents.lifecycle import Lifecycle, say_ready, say_reloaded, say_reloading
 from agents.loop_lag import LagStatus, watch_lag
@@ -44,6 +45,7 @@ from bridge.metrics_server import Pages, serve_metrics
 from bridge.ports import holder_of
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import MeshError, Unavailable
+from inventory.home import HomeLock
 from inventory.names import SpiffeId
 from inventory.snapshot import Snapshot
 
@@ -68,8 +70,9 @@ class Node:
     """One running node. `home` is locked by the caller for as long as it runs."""
 
     def __init__(
-        self, home: Path, config: HomeConfig, root_certificate: str, *, workers: int, metrics: str | None
-    ) -> None:
+        self, home: Path, config: HomeConfig, root_certificate: str, *, workers: int, metrics: str | None,
+        inherited: Inherited,
+    ) -> None:  # fmt: skip
         self.home = home
         self.config = config
         self.name = config.name
@@ -100,7 +103,10 @@ class Node:
             site=None,
             root_certificate=root_certificate,
         )
-        self.workers = DataWorkers(begin, workers, self)
+        self.workers = DataWorkers(begin, workers, self, inherited=inherited.workers)
+        self.inherited = inherited
+        self.replaced_by = ""
+        """The version on disk that is to take this process's place, once `run` has returned."""
         self._questions = StreamQuestions(self.workers)
 
     @property
@@ -123,11 +129,11 @@ class Node:
 
     async def busy(self) -> int:
         """How much is still under way, while draining."""
-        return len(await self.live_streams())
+        return len(await self.live_streams()) + self.workers.inherited_streams
 
     async def cut_remaining(self, reason: str) -> int:
         """End what is still under way; how much it was."""
-        return len(await self.cut_streams(reason))
+        return len(await self.cut_streams(reason)) + self.workers.inherited_streams
 
     def worker_started(self, worker: DataWorkerProcess) -> None:
         """A (new) data worker has been told everything."""
@@ -149,6 +155,10 @@ class Node:
     async def admin(self, connection: AdminConnection, command: str, arguments: dict[str, Any]) -> Any:
         """A command that only this kind of node knows."""
         raise MeshError(f"unknown command {command}")
+
+    def dns_descriptors(self) -> tuple[int, ...]:
+        """Of the DNS server, for the program that takes this one's place."""
+        return ()
 
     def status(self) -> dict[str, Any]:
         return {}
@@ -187,10 +197,12 @@ class Node:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await nursery.start(self.lifecycle.watch_signals)
+            handover.listen_to_signals()
             nursery.start_soon(self.workers.run)
             nursery.start_soon(self.flow_log.run)
             nursery.start_soon(self._watch_itself)
             await self.start(nursery)
+            self.inherited.close_rest()
             await nursery.start(partial(serve_admin, self.home, self._admin))
             if self.metrics_endpoint is not None:
                 await self._serve_metrics(nursery, self.metrics_endpoint)
@@ -203,6 +215,18 @@ class Node:
             code = await self._drain()
             nursery.cancel_scope.cancel()
         return code
+
+    async def tunnel_listener(self, place: str) -> socket.socket:
+        """The listening socket for tunnels: the one before us had it, or it is made now. Raises MeshError."""
+        endpoint = parse_endpoint(place, zero_ok=True)
+        return self.inherited.listener(endpoint.host, endpoint.port) or await listen_on(place)
+
+    def replace(self, lock: HomeLock) -> None:
+        """After `run`: become the version on disk, if that is what it returned for; does not return then."""
+        if self.replaced_by:
+            listening, workers = self.workers.left()
+            dns = self.dns_descriptors()
+            handover.replace(handover.Left(lock=lock.fd, listening=listening, dns=dns, workers=workers))
 
     async def _drain(self) -> int:
         """No new streams; live ones may end until the deadline; what is left is cut."""
@@ -251,12 +275,16 @@ class Node:
                 log.error("reload refused; everything stays as it was", reason=str(exc), hint=exc.hint)
             else:
                 await self._renew_workers()
-            say_reloaded()
+            if not self.replaced_by:  # else the next one says it
+                say_reloaded()
 
     async def _renew_workers(self) -> None:
         """New workers, from the code on disk, take the place of those that are there."""
         try:
-            await trio.to_thread.run_sync(check_installed_version)
+            installed = await trio.to_thread.run_sync(handover.installed_version)
+            if installed != VERSION:
+                await self._prepare_replacement(installed)
+                return
             await self.workers.renew()
         except MeshError as exc:
             self.last_reload = f"done, but the workers stay: {exc}"
@@ -265,6 +293,16 @@ class Node:
         self.last_reload = "done, with new workers"
         log.info("new workers serve", pids=[worker.pid for worker in self.workers if worker.serves])
         self.workers_renewed()
+
+    async def _prepare_replacement(self, installed: str) -> None:
+        """End this process's part, and nothing else, for the version on disk. Raises Unavailable: it cannot start."""
+        if not installed:
+            raise Unavailable("meshbridge is not installed any more", hint="install it, then reload again")
+        await trio.to_thread.run_sync(handover.probe)
+        log.info("the version on disk takes over", before=VERSION, after=installed)
+        self.replaced_by = installed
+        self.workers.leave()
+        self._nursery.cancel_scope.cancel()
 
     async def _renewals(self) -> None:
         """A new certificate at half of the old one's life, asked for until it comes."""
@@ -413,19 +451,6 @@ async def _counted(answer: Awaitable[int]) -> int:
     except Unavailable as exc:
         log.warning("the data workers could not be asked", reason=exc.what)
         return 0
-
-
-def check_installed_version() -> None:
-    """Raises Unavailable: new workers would be of another version than this process, and not understand it."""
-    try:
-        installed = version("meshbridge")
-    except PackageNotFoundError:
-        installed = "none"
-    if installed != VERSION:
-        raise Unavailable(
-            f"the version on disk is {installed}, this node runs {VERSION}",
-            hint="restart the node to run the version on disk",
-        )
 
 
 def raise_descriptor_limit() -> None:

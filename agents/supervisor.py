@@ -6,8 +6,10 @@ nobody, and is ended. Nothing that a worker says or does ends the supervisor. `d
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from typing import Protocol
 import trio
 
 from agents.guards import must_pass
+from agents.handover import LeftWorker
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from bridge import limits
@@ -28,6 +31,8 @@ log = get_logger()
 
 _WORKER = "agents.workers.data_worker"
 _ROOT = Path(__file__).parents[1]
+_UNDERSTOOD = (m.WorkerReport, m.Notice, m.Guest, m.ControlStream)
+"""What an inherited worker may say; the rest answers what the program before us asked."""
 
 
 class Process(Protocol):
@@ -57,6 +62,24 @@ def start_worker(sock: socket.socket, page: int) -> Process:
     )
 
 
+class InheritedProcess:
+    """A child that the program before us in this process started."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def kill(self) -> None:
+        """Only while it is a child of ours: the number may be somebody else's by now."""
+        with contextlib.suppress(ChildProcessError):
+            if os.waitpid(self.pid, os.WNOHANG) == (0, 0):
+                os.kill(self.pid, signal.SIGKILL)
+
+    def wait(self) -> int:
+        with contextlib.suppress(ChildProcessError):
+            return os.waitpid(self.pid, 0)[1]
+        return 0
+
+
 class DataWorkerProcess:
     """One worker process. Raises OSError: it cannot be started.
 
@@ -66,25 +89,24 @@ class DataWorkerProcess:
             are none when they were lost because this process ran out of descriptors.
     """
 
-    def __init__(
-        self,
-        start: Start,
-        page: int,
-        on_message: Callable[[DataWorkerProcess, m.FromWorker, list[socket.socket]], Awaitable[None]],
-    ) -> None:
+    def __init__(self, start: Start, page: int, on_message: OnMessage) -> None:
         ours, theirs = socket.socketpair()
         try:
-            self._process = start(theirs, page)
+            self._process: Process = start(theirs, page)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
+        self._prepare(ours, on_message)
+
+    def _prepare(self, ours: socket.socket, on_message: OnMessage) -> None:
         self._on_message = on_message
         self._channel: Channel[m.ToWorker, m.FromWorker] = Channel(ours, m.FromWorker)
         self._say, self._said = trio.open_memory_channel[tuple[m.ToWorker, Sequence[socket.socket], bool]](
             limits.WORKER_OUTBOX_MAX
         )
+        self._left = False
         self.ready = False
         """It has said that it started, and is told what happens."""
         self.serves = True
@@ -140,6 +162,53 @@ class DataWorkerProcess:
         self.serves = False
         self.tell(m.Retire())
 
+    # --- what goes over to another program in our place ----------------------------------------------------------
+
+    def leave(self) -> None:
+        """It goes on when we end here."""
+        self._left = True
+
+    def detach(self) -> LeftWorker:
+        """After the end of `run`."""
+        channel, unread = self._channel.detach()
+        return LeftWorker(pid=self.pid, channel=channel, unread=unread, streams=self.streams)
+
+    @classmethod
+    def inherited(cls, left: LeftWorker, on_message: OnMessage) -> DataWorkerProcess:
+        """One that the program before us started. It may be of another version: it is told nothing."""
+        worker = cls.__new__(cls)
+        worker._process = InheritedProcess(left.pid)
+        worker._prepare(socket.socket(fileno=left.channel), on_message)
+        worker._channel.put_back(left.unread)
+        worker.streams, worker.serves = left.streams, False
+        return worker
+
+    async def run_inherited(self) -> None:
+        """Hear it as far as it can be understood, until it has ended."""
+        try:
+            try:
+                while True:
+                    message, socks = await self._channel.receive()
+                    if isinstance(message, _UNDERSTOOD):
+                        await self._hear(message, socks)
+                    else:
+                        _close(socks)
+            except ChannelClosed as exc:
+                log.info("an old data worker is heard no more", pid=self.pid, reason=exc.what)
+                await self._channel.discard()
+        except ChannelClosed:
+            pass
+        finally:
+            self._end()
+
+    def end(self) -> None:
+        """Now, with all that it carries."""
+        self._channel.close()
+
+    def stop_talking(self) -> None:
+        """It takes this as `Retire`."""
+        self._channel.stop_talking()
+
     # --- its life -------------------------------------------------------------------------------------------------
 
     async def run(self, begin: m.Begin, on_ready: Callable[[], None]) -> str:
@@ -181,7 +250,8 @@ class DataWorkerProcess:
 
     def _end(self) -> None:
         self.ready = False
-        self._channel.close()
+        if not self._left:
+            self._channel.close()
         self._say.close()
         while True:
             try:
@@ -192,8 +262,9 @@ class DataWorkerProcess:
                 _close(socks)
         self._said.close()
         # It ends by itself once its socketpair is closed; make sure of it. The wait is for a killed process.
-        self._process.kill()
-        self._process.wait()
+        if not self._left:
+            self._process.kill()
+            self._process.wait()
 
 
 def _close(socks: Sequence[socket.socket]) -> None:
@@ -226,3 +297,6 @@ class Latest:
             self._event = trio.Event()
             return True
         return False
+
+
+OnMessage = Callable[[DataWorkerProcess, m.FromWorker, list[socket.socket]], Awaitable[None]]

@@ -221,10 +221,14 @@ OLD_GENERATIONS_MAX = 2
 """Generations of workers that may still be ending: while there are as many, SIGHUP starts no further one."""
 RETIRE_LOOK = 0.2
 """How often a worker that is to end looks whether anything is left."""
+LINK_PATIENCE = 2.0
+"""Whoever needs a path while the control stream is just being opened waits for it, at most this long."""
 CONTROL_MOVE_SPREAD = 5.0
 """When a gateway has new workers, each host moves its control stream at a random moment within this: 1,000 hosts are
 then 200 a second."""
 WORKER_START_TIMEOUT = 10.0
+PROBE_TIMEOUT = 60.0
+"""For a process that imports all of a version just installed, which Python may have to compile first."""
 WORKER_SEND_TIMEOUT = 10.0
 """A worker that has not taken a message for so long hangs: it is ended and another one started."""
 WORKER_OUTBOX_MAX = 10000

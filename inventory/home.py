@@ -191,6 +191,10 @@ class HomeLock:
     def __init__(self, fd: int) -> None:
         self._fd = fd
 
+    @property
+    def fd(self) -> int:
+        return self._fd
+
     def close(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)

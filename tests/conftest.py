@@ -46,6 +46,7 @@ LONG_FILES = frozenset(
         "a_home_belongs_to_one_node_at_a_time",
         "a_node_that_gets_a_tenth_of_a_core_declares_nobody_dead",
         "a_reader_that_stops_slows_no_other_stream",
+        "a_new_version_takes_over_in_place",
         "a_reload_costs_no_connection",
         "a_restored_registry_serves_its_hosts_again",
         "a_revoked_host_is_cut_off_at_once",

@@ -56,6 +56,8 @@ class GatewayLink:
         self._session: LinkSession | None = None
         self._over = trio.Event()
         """Set when the session that counts has ended and no other one took its place."""
+        self._attempt: trio.Event | None = None
+        """Set when the attempt to open it that was made last is over."""
         self._flows: list[Flow] = []
         self._again = Latest()
         self._move = Latest()
@@ -71,6 +73,11 @@ class GatewayLink:
     def draining(self) -> bool:
         """The gateway said that it will end."""
         return self._session is not None and self._session.draining
+
+    async def attempt_over(self) -> None:
+        """When the link is just being opened, wait until it is, or is not."""
+        if self._attempt is not None:
+            await self._attempt.wait()
 
     def failed(self, reason: str) -> None:
         """The worker could not open the stream; its end of the socket is closed, which ends the attempt."""
@@ -119,11 +126,14 @@ class GatewayLink:
     async def _try(self, nursery: trio.Nursery, backoff: Backoff) -> None:
         """One link from its beginning to its end, over however many sessions."""
         self._over = trio.Event()
+        self._attempt = trio.Event()
         session = await self._open()
         if isinstance(session, str):
             self.last_error = session
+            self._attempt.set()
             return
         self._take_place(session, nursery)
+        self._attempt.set()
         self._owner.link_changed()
         await self._over.wait()
         log.warning("gateway lost", gateway=self.gateway, reason=self.last_error)

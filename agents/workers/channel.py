@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import contextlib
 import os
+import select
 import socket
 import struct
 from collections import deque
@@ -141,6 +142,38 @@ class Channel(Generic[Out, In]):
             return [socket.socket(fileno=fd) for fd in fds]
         _close(fds)
         return []
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the process at the other end has closed it; one that only stopped talking still listens."""
+        poll = select.poll()
+        poll.register(self._sock, 0)
+        return bool(poll.poll(0))
+
+    def detach(self) -> tuple[int, bytes]:
+        """For another program in this process's place: the descriptor, and what was read and not yet understood.
+        Nothing must be waiting here."""
+        while self._fds:
+            _close(self._fds.popleft())
+        return self._sock.detach(), bytes(self._buffer)
+
+    def put_back(self, unread: bytes) -> None:
+        """What the program before read and did not understand yet."""
+        self._buffer += unread
+
+    def stop_talking(self) -> None:
+        """The other end is told that nothing more will come; it may go on talking."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
+    async def discard(self) -> None:
+        """Read what comes and cannot be understood, to the end. Raises ChannelClosed."""
+        while True:
+            self._buffer.clear()
+            while self._fds:
+                _close(self._fds.popleft())
+            await self._wait(trio.lowlevel.wait_readable)
+            self._read()
 
     def close(self) -> None:
         """Whoever waits in `send` or `receive` is told."""

@@ -179,7 +179,11 @@ class DataWorker:
     async def obey(self) -> None:
         """Messages from the supervisor, in order, until it is gone."""
         while True:
-            message, fds = await self._channel.receive()
+            try:
+                message, fds = await self._channel.receive()
+            except ChannelClosed:
+                await self._left_alone()
+                raise
             if len(fds) < message.fds:
                 await self._without_descriptors(message)
                 continue
@@ -362,6 +366,13 @@ class DataWorker:
         for listener in listeners:
             listener.take_late()
         self.loop.settle()
+
+    async def _left_alone(self) -> None:
+        """The supervisor says nothing more. If it still listens, it is another version now and has workers of its own:
+        end with the last stream. Returns when it is gone."""
+        while not self._channel.is_gone:
+            self._retire()
+            await trio.sleep(limits.RETIRE_LOOK)
 
     # --- ending while others take over --------------------------------------------------------------------------
 

@@ -20,6 +20,8 @@ from bridge.ports import Protocol, holder_of
 from inventory.endpoints import Endpoint
 from inventory.errors import InputError, MeshError, Unavailable
 
+Sockets = tuple[socket.socket, socket.socket]
+"""One that listens, and one for datagrams."""
 GetZone = Callable[[], Zone | None]
 """The zone of this moment; None while nothing is known, which clients are told as SERVFAIL."""
 OnBug = Callable[[Exception], None]
@@ -33,9 +35,15 @@ async def serve(
     get_zone: GetZone,
     *,
     on_bug: OnBug,
+    sockets: Sockets | None = None,
+    opened: Callable[[Sockets], None] = lambda _: None,
     task_status: trio.TaskStatus[Endpoint] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer on `endpoint` until cancelled; `task_status` gets the endpoint bound (port 0: the kernel chooses).
+
+    Args:
+        sockets: bound already, by the process before this one. Owned from here on.
+        opened: is told which sockets are used, before they are.
 
     Raises:
         InputError: the address is not a literal loopback address.
@@ -43,25 +51,39 @@ async def serve(
     """
     if not endpoint.is_loopback:
         raise InputError("the DNS server listens on loopback only", where=str(endpoint), hint="give 127.x.y.z:PORT")
-    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    sockets = sockets or await _open(endpoint)
+    opened(sockets)
     with (
-        trio.socket.socket(family, socket.SOCK_STREAM) as listening,
-        trio.socket.socket(family, socket.SOCK_DGRAM) as datagrams,
+        trio.socket.from_stdlib_socket(sockets[0]) as listening,
+        trio.socket.from_stdlib_socket(sockets[1]) as datagrams,
     ):
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        await _bind(listening, endpoint, "tcp")
         bound = Endpoint(endpoint.host, listening.getsockname()[1])
-        await _bind(datagrams, bound, "udp")
-        listening.listen(_BACKLOG)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(serve_datagrams, datagrams, get_zone, on_bug)
             nursery.start_soon(_serve_listener, trio.SocketListener(listening), get_zone, on_bug)
             task_status.started(bound)
 
 
-async def _bind(sock: trio.socket.SocketType, endpoint: Endpoint, protocol: Protocol) -> None:
+async def _open(endpoint: Endpoint) -> Sockets:
+    family = socket.AF_INET6 if ":" in endpoint.host else socket.AF_INET
+    listening, datagrams = socket.socket(family, socket.SOCK_STREAM), socket.socket(family, socket.SOCK_DGRAM)
     try:
-        await sock.bind((endpoint.host, endpoint.port))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        await _bind(listening, endpoint, "tcp")
+        await _bind(datagrams, Endpoint(endpoint.host, listening.getsockname()[1]), "udp")
+        listening.listen(_BACKLOG)
+    except BaseException:
+        listening.close()
+        datagrams.close()
+        raise
+    listening.setblocking(False)
+    datagrams.setblocking(False)
+    return listening, datagrams
+
+
+async def _bind(sock: socket.socket, endpoint: Endpoint, protocol: Protocol) -> None:
+    try:
+        sock.bind((endpoint.host, endpoint.port))
     except OSError as exc:
         raise await trio.to_thread.run_sync(_why_not_bound, exc, endpoint, protocol) from None
 

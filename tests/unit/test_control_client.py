@@ -348,6 +348,28 @@ async def test_a_draining_gateway_is_not_moved_to(autojump_clock: trio.testing.M
         assert w.attempts == 1
 
 
+async def test_whoever_needs_a_link_that_is_just_being_opened_can_wait_for_it(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with wire() as w:
+        await w.link.attempt_over()
+        end = await w.begun()
+        seen: list[bool] = []
+
+        async def wait() -> None:
+            await w.link.attempt_over()
+            seen.append(w.link.connected)
+
+        nursery.start_soon(wait)
+        await settled()
+        assert not seen
+        await end.send(m.Welcome(gateway="gw1", now=0.0))
+        await settled()
+        assert seen == [True]
+        await wait()
+        assert seen == [True, True]
+
+
 # --- hearing ----------------------------------------------------------------------------------------------------------
 
 

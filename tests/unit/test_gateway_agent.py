@@ -15,6 +15,7 @@ import trio.testing
 from agents.control import messages as c
 from agents.estate import load_config, open_registry, operate
 from agents.gateway_agent import GatewayAgent
+from agents.handover import Inherited
 from agents.knowledge.ledger import Ledger
 from agents.operating.bootstrap import init, new_estate
 from agents.operating.hosts import add_host, new_host, remove_host, revoke_host
@@ -62,7 +63,7 @@ async def gate(tmp_path: Path) -> AsyncIterator[Gate]:
     async with open_registry(home) as registry:
         ledger = Ledger(registry, home, config.genesis)
         await ledger.load()
-        agent = GatewayAgent(home, config, registry, ledger, workers=1, metrics=None)
+        agent = GatewayAgent(home, config, registry, ledger, workers=1, metrics=None, inherited=Inherited())
         with closing(agent):
             async with trio.open_nursery() as nursery:
                 agent._nursery = nursery

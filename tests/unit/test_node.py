@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import trio
 import trio.testing
 
 from agents.estate import HomeConfig
+from agents.handover import Inherited
 from agents.node import Node, renewal_wait
 from agents.stream_questions import StreamQuestions
 from agents.workers import messages as m
@@ -97,6 +97,7 @@ class FakeWorkers(list[FakeWorker]):
     know = tell_all
 
     renew: Any = None
+    leave: Any = None
 
     def status(self) -> list[Any]:
         return []
@@ -126,7 +127,7 @@ async def node(tmp_path: Path) -> OneNode:
     shutil.copy(domain.identity("host/vm1"), home / "identity.pem")
     (home / "identity.pem").chmod(0o600)
     config = HomeConfig(role="host", name="vm1", trust_domain="t.internal", genesis="0" * 64)
-    made = OneNode(home, config, domain.root_pem, workers=2, metrics=None)
+    made = OneNode(home, config, domain.root_pem, workers=2, metrics=None, inherited=Inherited())
     made.snapshot = Snapshot(authority=AuthorityState())
     made.workers = FakeWorkers([FakeWorker(1), FakeWorker(2)])  # type: ignore[assignment]
     made._questions = StreamQuestions(made.workers)
@@ -256,24 +257,30 @@ async def test_status_can_be_told_at_any_moment(node: OneNode) -> None:
         await node.admin(None, "nonsense", {})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("installed", ["0.0.0", None])
-async def test_workers_of_another_version_are_not_started(
-    node: OneNode, monkeypatch: pytest.MonkeyPatch, installed: str | None
+async def test_another_version_takes_over_only_when_it_can_start(
+    node: OneNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     renewed: list[str] = []
+    left: list[str] = []
 
     async def renew() -> None:
         renewed.append("renewed")
 
-    def found(name: str) -> str:
-        if installed is None:
-            raise PackageNotFoundError(name)
-        return installed
+    def broken() -> None:
+        raise Unavailable("the version on disk cannot be started: SyntaxError: invalid syntax")
 
-    workers(node).renew = renew
+    workers(node).renew, workers(node).leave = renew, lambda: left.append("left")
     await node._renew_workers()
     assert renewed == ["renewed"] and node.last_reload == "done, with new workers"
-    monkeypatch.setattr("agents.node.version", found)
-    await node._renew_workers()
-    assert renewed == ["renewed"]
-    assert node.last_reload.startswith(f"done, but the workers stay: the version on disk is {installed or 'none'}")
+    monkeypatch.setattr("agents.node.handover.probe", broken)
+    for installed, why in (("", "is not installed"), ("9.9.9", "SyntaxError")):
+        monkeypatch.setattr("agents.node.handover.installed_version", lambda installed=installed: installed)
+        await node._renew_workers()
+        assert why in node.last_reload and node.last_reload.startswith("done, but the workers stay")
+        assert not node.replaced_by and not left and renewed == ["renewed"]
+    monkeypatch.setattr("agents.node.handover.probe", lambda: None)
+    async with trio.open_nursery() as nursery:
+        node._nursery = nursery
+        await node._renew_workers()
+        await trio.sleep_forever()
+    assert node.replaced_by == "9.9.9" and left == ["left"] and renewed == ["renewed"]

@@ -16,6 +16,7 @@ import trio
 import trio.testing
 
 from agents.data_workers import DataWorkers
+from agents.handover import LeftWorker
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
@@ -23,6 +24,7 @@ from agents.workers.shares import Shares
 from bridge import limits
 from inventory.authority import AuthorityState
 from inventory.errors import Unavailable
+from inventory.model import Host
 
 BEGIN = m.Begin(home="/h", trust_domain="t.internal", role="host", name="vm1", site=None, root_certificate="")
 
@@ -72,6 +74,7 @@ class Supervised:
     """The thing under test, its owner, and all that it did."""
 
     count: int = 1
+    inherited: tuple[LeftWorker, ...] = ()
     started: list[FakeWorker] = field(default_factory=list)
     said: list[m.FromWorker] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
@@ -82,7 +85,7 @@ class Supervised:
     _begun: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self.workers = DataWorkers(BEGIN, self.count, self, start=self._begin)
+        self.workers = DataWorkers(BEGIN, self.count, self, start=self._begin, inherited=self.inherited)
 
     def worker_started(self, worker: DataWorkerProcess) -> None:
         self.starts += 1
@@ -370,6 +373,71 @@ async def test_a_worker_that_is_still_starting_when_others_take_over_ends_as_wel
         await renewed(made, nursery)
         await replacement.start()
         assert await replacement.hear() == m.Retire()
+
+
+async def test_f10_workers_go_over_to_another_program_and_end_when_its_own_are_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("agents.supervisor.InheritedProcess", lambda pid: FakeWorker(pid, before.started[0].channel))
+    before = Supervised(1)
+    sock = socket.create_server(("127.0.0.1", 0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(before.workers.run)
+        await settled()
+        old = before.started[0]
+        await old.start()
+        await settled()
+        before.workers.listen(listen(80), sock)
+        assert await old.hear() == listen(80)
+        before.workers.leave()
+        nursery.cancel_scope.cancel()
+    listening, left = before.workers.left()
+    assert listening == (sock.fileno(),) and not old.killed
+    async with trio.open_nursery() as nursery:
+        after = Supervised(1, inherited=left)
+        nursery.start_soon(after.workers.run)
+        await settled()
+        await old.channel.send(m.Notice(event="still", text="here"))
+        await old.channel.send(m.Adopted(id=1))
+        await settled()
+        assert after.said == [m.Notice(event="still", text="here")], "answers are not to questions of ours"
+        after.workers.know(authority(1))
+        await after.started[0].start()
+        with pytest.raises(ChannelClosed):
+            await old.hear()
+        assert not old.channel.is_gone, "it takes that as its time to end, and still says what it carried"
+        await old.channel.send(m.Notice(event="the", text="last"))
+        assert [row["state"] for row in after.workers.status()] == ["serving", "ending"]
+        old.channel.close()
+        await settled()
+        assert after.said[-1] == m.Notice(event="the", text="last") and after.ended == [old.pid]
+        assert [row["state"] for row in after.workers.status()] == ["serving"]
+        nursery.cancel_scope.cancel()
+    sock.close()
+
+
+@pytest.mark.parametrize("less", [True, False])
+async def test_c31_a_worker_of_another_version_is_ended_when_less_is_allowed(
+    monkeypatch: pytest.MonkeyPatch, less: bool
+) -> None:
+    """It cannot be told, so it must not decide any longer."""
+    ours, theirs = socket.socketpair()
+    old: Channel[m.FromWorker, m.ToWorker] = Channel(theirs, m.ToWorker)
+    process = FakeWorker(4711, old)
+    monkeypatch.setattr("agents.supervisor.InheritedProcess", lambda _: process)
+    left = LeftWorker(pid=4711, channel=ours.detach(), unread=b"", streams=3)
+    async with trio.open_nursery() as nursery:
+        made = Supervised(1, inherited=(left,))
+        nursery.start_soon(made.workers.run)
+        await settled()
+        vm1, vm2 = Host(name="vm1"), Host(name="vm2")
+        made.workers.know(m.Authority(state=AuthorityState(number=1, hosts={"vm1": vm1}), allows=()))
+        hosts = {"vm2": vm2} if less else {"vm1": vm1, "vm2": vm2}
+        assert made.workers.streams == made.workers.inherited_streams == 3
+        made.workers.know(m.Authority(state=AuthorityState(number=2, hosts=hosts), allows=()))
+        await settled()
+        assert made.ended == ([4711] if less else []) and process.killed is less
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_worker_that_never_starts_is_replaced(autojump_clock: trio.testing.MockClock) -> None:

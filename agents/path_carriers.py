@@ -1,0 +1,40 @@
+"""I/O: which data worker of a gateway carries which path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from agents.control.paths import Joined
+from agents.data_workers import DataWorkers
+from agents.supervisor import DataWorkerProcess
+from agents.workers import messages as m
+
+
+class PathCarriers:
+    """Owner of the list. `ended` is told of every path that is over."""
+
+    def __init__(self, workers: DataWorkers, ended: Callable[[int], None]) -> None:
+        self._workers = workers
+        self._ended = ended
+        self._carriers: dict[int, DataWorkerProcess] = {}
+
+    async def join(self, joined: Joined) -> None:
+        """Have the worker that carries the least splice it. Owns its sockets."""
+        worker = self._workers.tell_one(m.Join(id=joined.id, a=joined.a, b=joined.b), joined.sockets)
+        if worker is None:
+            self._ended(joined.id)
+        else:
+            self._carriers[joined.id] = worker
+
+    def unjoin(self, path_id: int, reason: str) -> None:
+        worker = self._carriers.get(path_id)
+        if worker is not None:
+            worker.tell(m.Unjoin(id=path_id, reason=reason))
+
+    def over(self, path_id: int) -> None:
+        self._carriers.pop(path_id, None)
+        self._ended(path_id)
+
+    def worker_gone(self, worker: DataWorkerProcess) -> None:
+        for path_id in [path_id for path_id, carrier in self._carriers.items() if carrier is worker]:
+            self.over(path_id)

@@ -1,0 +1,127 @@
+"""I/O: (descriptors, a memory file) what a supervisor leaves to the version that takes its place, and who finds it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from collections.abc import Mapping, Sequence
+
+import pytest
+import trio
+import trio.testing
+
+from agents import handover
+from agents.workers import messages as m
+from agents.workers.channel import Channel, ChannelClosed
+from inventory.errors import Unavailable
+
+Seen = tuple[Sequence[str], Mapping[str, str]]
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
+    """What was to be executed; signals stay as they are."""
+    seen: list[Seen] = []
+    monkeypatch.setattr(os, "execve", lambda path, argv, env: seen.append((argv, env)))
+    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
+    return seen
+
+
+def test_what_is_left_is_found_once_and_by_nobody_else(executed: list[Seen], monkeypatch: pytest.MonkeyPatch) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    ours, theirs = socket.socketpair()
+    lock = os.memfd_create("lock")
+    worker = handover.LeftWorker(pid=4711, channel=ours.fileno(), unread=b"\x00\x00half", streams=3)
+    dns = (socket.socket(), socket.socket(type=socket.SOCK_DGRAM))
+    for one in dns:
+        one.bind(("127.0.0.1", 0))
+    dns_fds = tuple(sock.fileno() for sock in dns)
+    handover.replace(handover.Left(lock=lock, listening=(listening.fileno(),), dns=dns_fds, workers=(worker,)))
+    [(argv, env)] = executed
+    assert argv and os.get_inheritable(listening.fileno()) and os.get_inheritable(ours.fileno())
+    monkeypatch.setattr(os, "environ", dict(env))
+    place = listening.getsockname()
+    listening.detach()
+    for sock in dns:
+        sock.detach()
+    found = handover.take()
+    assert found.lock == lock and found.workers == (worker,) and found.is_any
+    assert not any(map(os.get_inheritable, (lock, ours.fileno()))), "what this one starts gets none of it"
+    sock = found.listener(*place)
+    assert sock is not None and found.listener(*place) is None
+    assert not handover.take().is_any
+    assert found.dns("127.0.0.2", 0) is None and found.dns("127.0.0.1", 1) is None
+    names = found.dns("127.0.0.1", 0)
+    assert names is not None and [one.type for one in names] == [socket.SOCK_STREAM, socket.SOCK_DGRAM]
+    for one in (sock, *names, ours, theirs):
+        one.close()
+    os.close(lock)
+
+
+def test_what_nobody_asks_for_is_closed() -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    place = listening.getsockname()
+    inherited = handover.Inherited(handover.Left(lock=0, listening=(listening.detach(),), workers=()))
+    assert inherited.listener("127.0.0.1", 1) is None
+    inherited.close_rest()
+    assert inherited.listener(*place) is None
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(place)
+
+
+def test_a_version_that_cannot_be_imported_is_refused_with_python_s_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "_PROBE", "import nothing_of_that_name")
+    with pytest.raises(Unavailable, match="ModuleNotFoundError"):
+        handover.probe()
+    monkeypatch.setattr(handover, "_PROBE", "pass")
+    handover.probe()
+
+
+async def test_one_that_stops_talking_is_not_gone_and_still_hears() -> None:
+    ours, theirs = socket.socketpair()
+    supervisor: Channel[m.ToWorker, m.FromWorker] = Channel(ours, m.FromWorker)
+    worker: Channel[m.FromWorker, m.ToWorker] = Channel(theirs, m.ToWorker)
+    assert not worker.is_gone
+    supervisor.stop_talking()
+    with pytest.raises(ChannelClosed):
+        await worker.receive()
+    assert not worker.is_gone
+    await worker.send(m.PathNeeded(peer="vm2"))
+    assert (await supervisor.receive())[0] == m.PathNeeded(peer="vm2")
+    supervisor.close()
+    assert worker.is_gone
+    worker.close()
+
+
+async def test_half_a_message_is_read_on_by_the_next_program() -> None:
+    ours, theirs = socket.socketpair()
+    worker: Channel[m.FromWorker, m.ToWorker] = Channel(theirs, m.ToWorker)
+    await worker.send(m.PathNeeded(peer="vm2"))
+    await worker.send(m.PathNeeded(peer="vm3"))
+    before: Channel[m.ToWorker, m.FromWorker] = Channel(ours, m.FromWorker)
+    assert (await before.receive())[0] == m.PathNeeded(peer="vm2")
+    fd, unread = before.detach()
+    before.close()
+    after: Channel[m.ToWorker, m.FromWorker] = Channel(socket.socket(fileno=fd), m.FromWorker)
+    after.put_back(unread)
+    assert (await after.receive())[0] == m.PathNeeded(peer="vm3")
+    after.close()
+    worker.close()
+
+
+async def test_what_cannot_be_understood_is_read_to_the_end(autojump_clock: trio.testing.MockClock) -> None:
+    """A worker of another version is not ended for what it says, and nobody waits for it to stop."""
+    ours, theirs = socket.socketpair()
+    supervisor: Channel[m.ToWorker, m.FromWorker] = Channel(ours, m.FromWorker)
+    theirs.send(b"\x00\x00\x00\x04what")
+    with pytest.raises(ChannelClosed, match="no message of ours"):
+        await supervisor.receive()
+    with trio.move_on_after(5):
+        await supervisor.discard()
+        raise AssertionError("it ended with the worker still there")
+    theirs.send(b"more")
+    theirs.close()
+    with pytest.raises(ChannelClosed):
+        await supervisor.discard()
+    supervisor.close()
