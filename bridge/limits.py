@@ -318,8 +318,9 @@ NOTICES_PENDING_MAX = 64
 FLOWS_KEPT = 10000
 FLOW_FILE_MAX = 10 * MIB
 """flows.jsonl is rotated once at this size, so two files bound the disk it takes."""
-FLOW_BYTES_PER_SECOND = 150 * KIB
-"""Written to flows.jsonl over time; with FLOW_BURST at most 10 MiB in any minute (F50). The rest is counted."""
+FLOW_BYTES_PER_SECOND = 140 * KIB
+"""Written to flows.jsonl over time; with FLOW_BURST and what the log says meanwhile at most 10 MiB in any minute (F50).
+The rest is counted."""
 FLOW_BURST = 1 * MIB
 FLOW_WRITE_INTERVAL = 0.2
 """How long a finished flow may wait in memory for the others that are written with it."""

@@ -19,6 +19,7 @@ from bridge import limits
 from bridge.identity.contexts import bootstrap_client
 from tests.support.estate import OPERATOR
 from tests.support.gateway_port import HonestTraffic, Port, client_hello, p99, port_under_attack
+from tests.support.lag import SHARED_P99, LagWatch
 from tests.support.pair import worker_pids
 from tests.support.proc import resident_bytes
 from tests.support.traffic import eventually
@@ -211,8 +212,10 @@ def test_c23_two_thousand_mute_clients_delay_nobody(port: Port) -> None:
     with HonestTraffic(port) as before:
         eventually(lambda: len(before.handshakes) >= 20 and len(before.round_trips) >= 20, timeout=60)
     base = [resident_bytes(one) for one in (pid, supervisor)]
+    watch = LagWatch(port.estate, OPERATOR)
     with descriptors(MUTE + 500), HonestTraffic(port) as honest:
         kept = hold_mute(port)
+    lags = watch.report()
     assert [pid] == worker_pids(port.estate, OPERATOR), "the worker lived"
     after = [resident_bytes(one) for one in (pid, supervisor)]
     print(f"mute: {len(kept)} of {MUTE} closed, after at most {max(kept):.1f} s")
@@ -228,3 +231,4 @@ def test_c23_two_thousand_mute_clients_delay_nobody(port: Port) -> None:
     assert max(kept) < TOTAL_DEADLINE + ROOM
     assert not honest.failures
     assert p99(honest.handshakes) < HONEST_P99
+    assert all(lag.p99 <= SHARED_P99 for lag in lags.values())

@@ -20,6 +20,7 @@ from types import TracebackType
 from bridge.identity.contexts import bootstrap_client
 from inventory.endpoints import parse_endpoint
 from tests.support.estate import OPERATOR, Estate
+from tests.support.lag import OPTIONS
 from tests.support.pair import Pair, start_pair
 from tests.support.traffic import Backend, echo, eventually
 from tests.support.tunnel_client import TunnelClient, root_of
@@ -79,6 +80,7 @@ class Port:
 @contextlib.contextmanager
 def port_under_attack(path: Path) -> Iterator[Port]:
     with Estate(path) as estate, Backend("echo", echo) as backend:
+        estate.options[OPERATOR] = OPTIONS
         pair = start_pair(estate, {"echo": backend.target}, workers=1)  # no other one to get out of the way to
         with ThreadPoolExecutor(2) as pool:
             list(pool.map(estate.add_host, PEERS))
