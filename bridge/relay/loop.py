@@ -133,7 +133,10 @@ class Loop:
         while self._dirty:
             batch, self._dirty = self._dirty, set()
             for flushable in batch:
-                self.guarded(flushable, flushable.flush)
+                try:  # as `guarded`, without the call: once or twice in every turn
+                    flushable.flush()
+                except BaseException as error:
+                    self._crashed(flushable, error)
 
     def guarded(self, owner: Ready | Flushable, step: Callable[[], object]) -> None:
         """Do something for `owner` that costs it alone when it fails."""

@@ -225,11 +225,13 @@ class Tunnel:
                 self._broken(exc)
                 return
             self.bytes_out += sent
-            self._pending = self._pending[sent:]
-            if self._pending:
+            if sent < len(self._pending):
+                self._pending = self._pending[sent:]
                 self._watch(READ | WRITE)
                 break
             self._pending = _NOTHING
+            if not (self.session.out or self.session.urgent or self._turns.size):
+                break  # that was all, as nearly always
         if self._pace.is_due(self.loop.now, self.bytes_out):
             self._look_at_pace(self.loop.now)
         if self._called:
@@ -312,7 +314,8 @@ class Tunnel:
             self._read_size = min(2 * size, len(_RAW_VIEW))
         if len(session.out) > limits.ANSWERS_MAX:
             raise PeerError("the peer does not read what it is sent")
-        self.loop.touch(self)
+        if session.out or session.urgent or self._late or self._outgoing.pending:  # OpenSSL may have answered too
+            self.loop.touch(self)
 
     def _hear_out(self) -> None:
         """The peer takes nothing more. What it said before that may lie unread, and tells more than our error does."""
