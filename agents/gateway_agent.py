@@ -7,6 +7,7 @@ certificates with the issuer's key; and joins hosts that cannot reach each other
 from __future__ import annotations
 
 import dataclasses
+import gc
 import resource
 import socket
 from collections import OrderedDict
@@ -578,6 +579,8 @@ async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:
             ledger = Ledger(registry, home, config.genesis)
             await ledger.load()
             agent = GatewayAgent(home, config, registry, ledger, workers=workers, metrics=metrics, inherited=left)
+            gc.collect()
+            gc.freeze()  # what is known at the start stays: a walk over it would stop everything meanwhile
             try:
                 code = await agent.run()
             finally:

@@ -16,9 +16,11 @@ from agents.control.messages import Update
 from agents.control.publisher import EstateView, Sent, update_for
 from inventory.health import host_of
 from inventory.model import Health, Instance, Presence
+from inventory.policy_index import bits_of
 from inventory.sight import Place, Sight, callers, patterns, sight_of, towards
 from inventory.snapshot import Snapshot, Touched
 
+K = TypeVar("K", str, int)
 V = TypeVar("V")
 
 _NOTHING: frozenset[str] = frozenset()
@@ -42,7 +44,7 @@ class _Before:
 class Hearer:
     """What one host has been told on one control stream."""
 
-    __slots__ = ("base", "before", "host", "revocations", "served", "sight", "started")
+    __slots__ = ("base", "before", "host", "noted", "revocations", "sight", "started")
 
     def __init__(self, host: str) -> None:
         self.host = host
@@ -52,8 +54,8 @@ class Hearer:
         self.before = _Before()
         self.sight: Sight | None = None
         """None: to be found anew."""
-        self.served: frozenset[str] = _NOTHING
-        """As in `sight`, when it was last found."""
+        self.noted: Sight | None = None
+        """The sight by which the audience finds it."""
         self.revocations: dict[str, int] = {}
         """Of hosts: key -> number sent. Whoever was told of one is told of every later one (see `publisher`)."""
 
@@ -87,6 +89,10 @@ class Audience:
         self._places: dict[str, Place] = {}
         self._serving: dict[str, set[str]] = {}
         """Service -> the hearers that may serve it."""
+        self._served_by_rule: dict[int, set[str]] = {}
+        """Position of a rule in `inwards` of a hearer's sight -> those hearers."""
+        self._mixed: dict[str, set[str]] = {}
+        """Service in `mixed` of a hearer's sight -> those hearers."""
 
     def join(self, hearer: Hearer) -> None:
         """Its first update is the whole."""
@@ -94,17 +100,17 @@ class Audience:
 
     def leave(self, hearer: Hearer) -> None:
         if self._hearers.get(hearer.host) is hearer:
-            self._serves(hearer, _NOTHING)
+            self._note_served(hearer, Sight(hearer.host, True, _NOTHING, _NOTHING, 0, 0))
             del self._hearers[hearer.host]
 
-    def _serves(self, hearer: Hearer, served: frozenset[str]) -> None:
-        for name in hearer.served - served:
-            self._serving[name].discard(hearer.host)
-            if not self._serving[name]:
-                del self._serving[name]
-        for name in served - hearer.served:
-            self._serving.setdefault(name, set()).add(hearer.host)
-        hearer.served = served
+    def _note_served(self, hearer: Hearer, now: Sight) -> None:
+        """What the hearer may serve, and the rules by which others may reach that."""
+        was, hearer.noted = hearer.noted, now
+        served, inwards, mixed = (was.served, was.inwards, was.mixed) if was is not None else (_NOTHING, 0, _NOTHING)
+        _move(self._serving, hearer.host, served - now.served, now.served - served)
+        _move(self._mixed, hearer.host, mixed - now.mixed, now.mixed - mixed)
+        changed = inwards ^ now.inwards
+        _move(self._served_by_rule, hearer.host, bits_of(changed & inwards), bits_of(changed & now.inwards))
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
@@ -122,7 +128,7 @@ class Audience:
         if hearer.sight is None:
             hearer.sight = sight_of(self.view.snapshot, hearer.host)
             if self._hearers.get(hearer.host) is hearer:
-                self._serves(hearer, hearer.sight.served)
+                self._note_served(hearer, hearer.sight)
         return hearer.sight
 
     def sees(self, hearer: Hearer, host: str) -> bool:
@@ -186,6 +192,7 @@ class Audience:
                 if about is not None:
                     about.entry = True
         names = {name for one in moved.values() for name in one.services}
+        renewed: set[str] = set()
         reshaped = {name for name in names if patterns(old, name) != patterns(new, name)}
         for name in reshaped:
             services = (old.service(name), new.service(name))
@@ -193,6 +200,9 @@ class Audience:
                 host = instance.host
                 if host not in moved:
                     moved[host] = self._moved_host(old, host)
+                if host not in renewed:
+                    renewed.add(host)
+                    moved[host].after = self._places[host] = Place(new, host)
                 moved[host].ids.add(instance.id)
                 moved[host].services.add(name)
                 moved[host].reported = True
@@ -201,6 +211,8 @@ class Audience:
     def _moved_host(self, old: Snapshot, host: str) -> _Moved:
         new = self.view.snapshot
         before = self._places.pop(host, None) or Place(old, host)
+        if before.offers is new.offers(host) and old.authority is new.authority:
+            self._places[host] = before  # somebody came or went, or is ill: it is looked at in the same way
         after = self.place(host)
         differing: set[str] = set()
         if before.offers != after.offers:
@@ -236,26 +248,18 @@ class Audience:
             if name in reshaped:
                 found |= callers(old, towards(old, name))
             found |= self._serving.get(name, _NOTHING)
-        witnesses = [hearer for host in found if (hearer := self._hearers.get(host)) is not None]
         if moved.presence:
-            witnesses += [hearer for hearer in self._seeing(moved.after) if hearer.host not in found]
-        return witnesses
+            found |= self._seeing(moved.after)
+        return [hearer for host in found if (hearer := self._hearers.get(host)) is not None]
 
-    def _seeing(self, place: Place) -> list[Hearer]:
-        """At least those that see the host. `Sight.is_told` of all hearers, written out: it is half a microsecond for
-        each of a thousand."""
-        host, towards, callers, services = place.host, place.towards, place.callers, place.services
-        return [
-            hearer
-            for hearer in self._hearers.values()
-            if (sight := hearer.sight) is not None
-            and (
-                sight.outwards & towards
-                or sight.inwards & callers
-                or sight.host == host
-                or (sight.mixed and not sight.mixed.isdisjoint(services))
-            )
-        ]
+    def _seeing(self, place: Place) -> set[str]:
+        """At least those that see the host (see `Sight.sees`)."""
+        found = {place.host} | callers(self.view.snapshot, place.towards)
+        for bit in bits_of(place.callers & self.view.snapshot.index.acting):
+            found |= self._served_by_rule.get(bit, _NOTHING)
+        for name in place.services & self._mixed.keys():
+            found |= self._mixed[name]
+        return found
 
     # --- noting ---------------------------------------------------------------------------------------------------
 
@@ -410,6 +414,16 @@ class Audience:
         if instance_id not in place.instances or not sight.is_told(place):
             return False
         return place.instances[instance_id].service in place.seen_by(sight)
+
+
+def _move(sets: dict[K, set[str]], host: str, gone: Iterable[K], new: Iterable[K]) -> None:
+    """Take the host out of some of the sets and put it into others; empty sets are not kept."""
+    for key in gone:
+        sets[key].discard(host)
+        if not sets[key]:
+            del sets[key]
+    for key in new:
+        sets.setdefault(key, set()).add(host)
 
 
 def _same_policy(old: EstateView, new: EstateView) -> bool:

@@ -120,8 +120,15 @@ def _entries(view: EstateView, wanted: set[str], sent: Sent) -> tuple[tuple[Sign
 
 
 def _health(snapshot: Snapshot, services: Iterable[Service], hosts: set[str]) -> dict[str, Health]:
-    ids = (i.id for service in services for i in service.instances if i.host in hosts)
-    return {i: snapshot.health[i] for i in ids if i in snapshot.health}
+    found = {}
+    for service in services:
+        for instance in service.instances:
+            if instance.host in hosts:
+                instance_id = instance.id
+                health = snapshot.health_on(instance.host).get(instance_id)
+                if health is not None:
+                    found[instance_id] = health
+    return found
 
 
 def _difference(sent: dict[str, V], now: dict[str, V]) -> dict[str, V | None]:
