@@ -61,6 +61,7 @@ LONG_FILES = frozenset(
         "five_hundred_readers_that_stop_hold_a_stated_amount",
         "flows_follow_shows_each_stream_as_it_ends",
         "host_drain_waits_for_streams_and_cuts_at_the_deadline",
+        "half_close_and_resets_arrive_as_what_they_are",
         "hosts_start_and_serve_without_any_gateway",
         "init_killed_at_any_moment_can_be_repeated",
         "no_acknowledged_change_is_lost",

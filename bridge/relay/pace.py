@@ -70,7 +70,9 @@ class Pace:
         share = _share(rate)
         if share > self.share or (full and share < self.share):
             self._set(share)
-        if full and len(self._looks) == limits.PACE_LOOKS:
+        if not full:
+            self._hold_to(0.0)  # there is less to send than that anyway
+        elif len(self._looks) == limits.PACE_LOOKS:
             self._brake(rate, seen.again - since.again, seen.sent - since.sent)
         self._at, self._given = now, given
         self._looks = [*self._looks[1 - limits.PACE_LOOKS :], seen] if full else [seen]

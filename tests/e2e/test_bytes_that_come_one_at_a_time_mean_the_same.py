@@ -9,10 +9,10 @@ what was sent and a refusal stays a refusal.
 from __future__ import annotations
 
 import hashlib
-import json
 import random
 import socket
 import time
+from functools import partial
 
 import pytest
 
@@ -46,12 +46,20 @@ def test_f24_one_byte_at_a_time_is_the_same(estate: Estate, direct: bool, seed: 
                     got += sock.recv(size)
                 assert got == data[:size]
         assert set(pair.tunnel_paths()) == {"direct" if direct else "through gw1"}
-        assert not status(estate, CLIENT)["warnings"]
+        warned = {warning["code"] for warning in status(estate, CLIENT)["warnings"]}
+        assert warned <= {"loop-lag"}, "a machine that others use may be late"
 
         place = pair.place("echo")
         pair.town.policy(allow_all({"digest": ""}))
-        eventually(lambda: is_refused(*place), what="what is no longer allowed is refused")
-        flows = [json.loads(line) for line in pair.town.ok(CLIENT, "-o", "json", "flows").splitlines()]
-        results = [(flow["service"], flow["result"]) for flow in flows]
-        assert ("digest", "ok") in results and ("echo", "ok") in results
-        assert results[-1][0] == "echo" and results[-1][1] != "ok"
+        eventually(lambda: is_no_more(place), what="what is no longer allowed is refused")
+        for service in services:
+            ended = eventually(partial(pair.town.flows, CLIENT, service), what=f"the record of {service}")
+            assert [flow["result"] for flow in ended].count("ok") == 1
+
+
+def is_no_more(place: tuple[str, int]) -> bool:
+    """Refused, or not even there: a host is told of what it may reach, and listens for nothing else."""
+    try:
+        return is_refused(*place)
+    except ConnectionRefusedError:
+        return True

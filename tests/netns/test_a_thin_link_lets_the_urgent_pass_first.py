@@ -34,7 +34,7 @@ LINK = Roughness(delay=0.02, rate=RATE, queue=4096)
 """Its queue is half a second long: what lies there nobody can overtake."""
 SETTLE = 20.0
 """Seconds of bulk before anything is measured: how slow a link is, its sender has to find out."""
-SAMPLES = 25
+SAMPLES = 20
 HEARTBEAT_P50 = 2.0
 HEARTBEAT_P99 = 5.0
 """2 s is the goal and what is seen mostly; a packet that TCP has to send twice in a row costs what follows it more."""

@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import fcntl
 import os
+import signal
 import struct
 import subprocess
 import sys
@@ -91,9 +92,10 @@ class Network:
             ip("-n", space, "address", "add", address, "dev", segment)
             ip("-n", space, "link", "set", "dev", segment, "up")
 
-    def rough(self, link: Roughness, seed: int, **addresses: str) -> None:
+    def rough(self, link: Roughness, seed: int, *, later: bool = False, **addresses: str) -> None:
         """Hosts that exist get one more interface each, `rough`; all are joined by a link that does to packets what
-        `link` says. What it did is printed at the end: `vm1="10.78.0.2/24"`."""
+        `link` says, from the start or (`later`) from `roughen` on. What it did is printed at the end.
+        `vm1="10.78.0.2/24"`."""
         devices = {}
         for host, address in addresses.items():
             with self.inside(host):
@@ -104,10 +106,24 @@ class Network:
             devices[device] = address.partition("/")[0]
         options = [word for name, value in asdict(link).items() for word in (f"--{name}", str(value))]
         joined = [f"{device}={address}" for device, address in devices.items()]
-        argv = [sys.executable, "-m", "tests.support.rough_link", "--seed", str(seed), *options, *joined]
+        argv = [
+            sys.executable,
+            "-m",
+            "tests.support.rough_link",
+            "--seed",
+            str(seed),
+            *options,
+            *later * ["--later"],
+            *joined,
+        ]
         self._links.append(subprocess.Popen(argv, pass_fds=list(devices), cwd=_ROOT, stdout=subprocess.PIPE, text=True))
         for device in devices:
             os.close(device)
+
+    def roughen(self) -> None:
+        """From here on the links are as rough as they were said to be."""
+        for link in self._links:
+            link.send_signal(signal.SIGUSR1)
 
     def route(self, host: str, to: str, via: str) -> None:
         ip("-n", self._space(host), "route", "add", to, "via", via)

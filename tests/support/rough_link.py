@@ -2,6 +2,7 @@
 
     python -m tests.support.rough_link --seed 7 --loss 0.05 --delay 0.2 --jitter 0.05 FD=10.78.0.1 FD=10.78.0.2 ...
 
+With `--later` it carries everything at once until SIGUSR1, so that a test need not set its nodes up over a bad link.
 Each FD is the TUN device of a host with that address; every packet goes to the device of its destination. TCP above it
 sees what it would on such a link: nothing here knows of connections. What happens to the n-th packet from one address
 to another depends on the seed and n alone. At its end (SIGTERM) it prints one JSON line: the seed, and for each pair
@@ -48,36 +49,44 @@ class Roughness:
     queue: int = 16 * 1024
 
 
+class Weather:
+    """How the link is just now."""
+
+    def __init__(self, link: Roughness) -> None:
+        self.link = link
+
+
 class Cable:
     """One direction of one host's cable: packets leave it one after the other."""
 
-    def __init__(self, link: Roughness) -> None:
-        self._link = link
+    def __init__(self, weather: Weather) -> None:
+        self._weather = weather
         self._free_at = 0.0
 
     def leaves_at(self, now: float, size: int) -> float | None:
         """When a packet that comes now is through; None when the queue is full."""
-        if not self._link.rate:
+        link = self._weather.link
+        if not link.rate:
             return now
         begins = max(now, self._free_at)
-        if (begins - now) * self._link.rate / 8 + size > self._link.queue:
+        if (begins - now) * link.rate / 8 + size > link.queue:
             return None
-        self._free_at = begins + size * 8 / self._link.rate
+        self._free_at = begins + size * 8 / link.rate
         return self._free_at
 
 
 class Pair:
     """From one address to another."""
 
-    def __init__(self, link: Roughness, seed: int, name: str) -> None:
-        self._link = link
+    def __init__(self, weather: Weather, seed: int, name: str) -> None:
+        self._weather = weather
         self._random = random.Random(f"{seed} {name}")
         self._last = 0.0
         self.fates: Counter[str] = Counter()
 
     def delay(self, now: float) -> float | None:
         """When a packet that leaves now arrives; None when it does not."""
-        link = self._link
+        link = self._weather.link
         lost, late, shift = self._random.random(), self._random.random(), self._random.uniform(-1, 1)
         if lost < link.loss:
             self.fates["lost"] += 1
@@ -92,12 +101,12 @@ class Pair:
 
 
 class RoughLink:
-    def __init__(self, devices: dict[str, int], link: Roughness, seed: int) -> None:
+    def __init__(self, devices: dict[str, int], weather: Weather, seed: int) -> None:
         self._devices = devices
-        self._link = link
+        self._weather = weather
         self._seed = seed
-        self._up = {address: Cable(link) for address in devices}
-        self._down = {address: Cable(link) for address in devices}
+        self._up = {address: Cable(weather) for address in devices}
+        self._down = {address: Cable(weather) for address in devices}
         self._pairs: dict[tuple[str, str], Pair] = {}
         self._events: list[tuple[float, int, bool, str, bytes]] = []
         """When, a number that keeps equal times in order, whether it is through the last cable, to whom, what."""
@@ -141,7 +150,7 @@ class RoughLink:
             key = (source, destination)
             pair = self._pairs.get(key)
             if pair is None:
-                pair = self._pairs[key] = Pair(self._link, self._seed, f"{source}>{destination}")
+                pair = self._pairs[key] = Pair(self._weather, self._seed, f"{source}>{destination}")
             self._later(pair.delay(leaves), False, destination, packet)
 
     def _later(self, at: float | None, through: bool, address: str, packet: bytes) -> None:
@@ -162,11 +171,14 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=float, default=0.0)
     parser.add_argument("--rate", type=int, default=0)
     parser.add_argument("--queue", type=int, default=Roughness.queue)
+    parser.add_argument("--later", action="store_true")
     parser.add_argument("devices", nargs="+", metavar="FD=ADDRESS")
     given = parser.parse_args()
     devices = {address: int(number) for number, _, address in (device.partition("=") for device in given.devices)}
     roughness = Roughness(given.loss, given.delay, given.jitter, given.reorder, given.rate, given.queue)
-    link = RoughLink(devices, roughness, given.seed)
+    weather = Weather(Roughness() if given.later else roughness)
+    link = RoughLink(devices, weather, given.seed)
+    signal.signal(signal.SIGUSR1, lambda *_: setattr(weather, "link", roughness))
     signal.signal(signal.SIGTERM, lambda *_: exit())
     try:
         link.run()

@@ -87,6 +87,15 @@ def test_who_sends_everything_twice_is_held_to_what_arrives_and_may_try_again() 
         assert wire.set[PACING] == struct.pack("=I", 0xFFFFFFFF)
 
 
+def test_who_has_little_to_send_is_held_to_nothing() -> None:
+    with Wire() as wire:
+        pace = Pace(wire, 0.0)
+        now = run(pace, wire, 8000, looks=2 * SECOND, again=0.6, now=0.0)
+        assert wire.set[PACING] == struct.pack("=I", 8000)
+        run(pace, wire, 100, looks=1, full=False, now=now)
+        assert wire.set[PACING] == struct.pack("=I", 0xFFFFFFFF)
+
+
 def test_a_kernel_that_says_nothing_and_a_socket_that_is_not_tcp_are_fast(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs, Wire() as wire:
