@@ -136,17 +136,24 @@ def probe() -> None:
 
 
 def replace(left: Left) -> None:
-    """Become the program on disk, started as this one was. Returns only when that is not possible.
-
-    Signals wait until the next one listens for them: until then they would end the process.
-    """
+    """Become the program on disk, started as this one was. Does not return. Raises OSError."""
     file = os.memfd_create("meshbridge-handover", 0)
     os.write(file, msgspec.json.encode(left))
     for fd in left.descriptors:
         os.set_inheritable(fd, True)
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     # The command line is our own.
     os.execve(sys.executable, sys.orig_argv, {**os.environ, _VARIABLE: str(file)})  # noqa: S606
+
+
+def hold_signals() -> None:
+    """From here until the next program listens for them, signals wait: they would end the process."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def outlive_signals() -> None:
+    """Once nobody listens for them any more they are to do nothing: a thread may take what the main one holds back."""
+    for number in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(number, lambda *_: None)
 
 
 def listen_to_signals() -> None:

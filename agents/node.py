@@ -193,6 +193,7 @@ class Node:
         """Serve until told to end; the exit code: 0, or 1 when the drain deadline cut streams."""
         logs.configure(now=clock.now, monotonic=time.monotonic)
         raise_descriptor_limit()
+        handover.outlive_signals()
         code = 0
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -300,6 +301,7 @@ class Node:
             raise Unavailable("meshbridge is not installed any more", hint="install it, then reload again")
         await trio.to_thread.run_sync(handover.probe)
         log.info("the version on disk takes over", before=VERSION, after=installed)
+        handover.hold_signals()
         self.replaced_by = installed
         self.workers.leave()
         self._nursery.cancel_scope.cancel()

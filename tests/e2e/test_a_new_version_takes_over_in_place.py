@@ -103,5 +103,13 @@ def test_a_version_that_cannot_start_changes_nothing(estate: Estate, installed: 
         assert status(estate, SERVER)["version"] == "1.0.0" and not load.failures
         assert worker_pids(estate, SERVER) == before
         module.write_text(sound)
-        become(estate, SERVER, "2.0.0")
+        pid = estate.nodes[SERVER].pid
+
+        def impatient() -> bool:
+            """At any moment of the change a signal may come: none of them ends the process."""
+            estate.nodes[SERVER].signal(signal.SIGHUP)
+            return bool(status(estate, SERVER).get("version") == "2.0.0")
+
+        eventually(impatient, what=f"{SERVER} is 2.0.0", timeout=80)
+        assert status(estate, SERVER)["pid"] == pid
         assert ask(*pair.place("quick")) == "quick"

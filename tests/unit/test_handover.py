@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from collections.abc import Mapping, Sequence
 
@@ -21,10 +20,9 @@ Seen = tuple[Sequence[str], Mapping[str, str]]
 
 @pytest.fixture
 def executed(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
-    """What was to be executed; signals stay as they are."""
+    """What was to be executed."""
     seen: list[Seen] = []
     monkeypatch.setattr(os, "execve", lambda path, argv, env: seen.append((argv, env)))
-    monkeypatch.setattr(signal, "pthread_sigmask", lambda *_: None)
     return seen
 
 

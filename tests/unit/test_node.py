@@ -278,9 +278,11 @@ async def test_another_version_takes_over_only_when_it_can_start(
         await node._renew_workers()
         assert why in node.last_reload and node.last_reload.startswith("done, but the workers stay")
         assert not node.replaced_by and not left and renewed == ["renewed"]
+    held: list[str] = []
     monkeypatch.setattr("agents.node.handover.probe", lambda: None)
+    monkeypatch.setattr("agents.node.handover.hold_signals", lambda: held.append("held"))
     async with trio.open_nursery() as nursery:
         node._nursery = nursery
         await node._renew_workers()
         await trio.sleep_forever()
-    assert node.replaced_by == "9.9.9" and left == ["left"] and renewed == ["renewed"]
+    assert node.replaced_by == "9.9.9" and left == ["left"] and held == ["held"] and renewed == ["renewed"]
