@@ -151,16 +151,21 @@ class HostAgent(Node):
         if snapshot.authority is not self._told[0] or snapshot.allows is not self._told[1]:
             self._told = (snapshot.authority, snapshot.allows)
             self.workers.know(m.Authority(state=snapshot.authority, allows=snapshot.allows))
-        self.workers.know(
-            m.Placement(
-                revision=snapshot.revision,
-                presence=dict(snapshot.presence),
-                reported={**snapshot.reported, self.name: self._services.declared},
-                health=dict(snapshot.health),
+        placement = (snapshot.presence, snapshot.reported, snapshot.health, self._services.declared)
+        if not all(told is now for told, now in zip(self._placed, placement, strict=True)):
+            self._placed = placement
+            self.workers.know(
+                m.Placement(
+                    revision=snapshot.revision,
+                    presence=dict(snapshot.presence),
+                    reported={**snapshot.reported, self.name: self._services.declared},
+                    health=dict(snapshot.health),
+                )
             )
-        )
 
     _told: tuple[object, object] = (None, None)
+    _placed: tuple[object, ...] = (None, None, None, None)
+    """What the workers were told last: it is encoded again only when it is something else."""
 
     async def _publish(self) -> None:
         """Everything that follows from what is known: the worker, the namespace, the checks, the report."""
@@ -207,6 +212,7 @@ class HostAgent(Node):
                     raise
                 self._alarms["publish"] = f"what is known could not be put in force: {type(exc).__name__}; see the log"
                 tell_bug("a change could not be put in force", exc)
+            await trio.sleep(limits.PUBLISH_INTERVAL)
 
     async def _save_changes(self) -> None:
         while True:

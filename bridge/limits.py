@@ -213,6 +213,9 @@ SAVE_DELAY = 0.2
 """Changes of what is known are written to disk together, at most this late."""
 COUNT_INTERVAL = 1.0
 """Instances are counted for the metrics page at most this often: what reads it does so every few seconds."""
+PUBLISH_INTERVAL = 0.05
+"""A host brings its names, listeners and checks in line at most this often; the first change waits for nothing, and the
+worker hears of each at once."""
 SAVE_RETRY = 5.0
 """Between two tries to write them to a disk that is full or broken (F26)."""
 WORKERS_MAX = 8
