@@ -38,7 +38,7 @@ from tests.bench.scale.shape import PASSING, SHOP, Shape
 from tests.bench.scale.tunnels import Carrier
 
 _AT_ONCE = 20
-_SETTLED = 10.0
+_SETTLED = 60.0
 _LOOK = 0.02
 """Between two looks whether something has come about, seconds."""
 
