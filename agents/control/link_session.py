@@ -115,6 +115,8 @@ class LinkSession:
                 if report != said:
                     said = report
                     await self._channel.send(report)
+                    # The gateway takes no more: what came faster would wait in the stream, and be old when it is read.
+                    await trio.sleep(limits.REPORT_INTERVAL)
                 if self._flows:
                     records = tuple(self._flows[:_FLOWS_AT_ONCE])
                     del self._flows[:_FLOWS_AT_ONCE]

@@ -429,6 +429,22 @@ async def test_a_report_is_sent_when_it_changed() -> None:
         assert await end.receive() == m.Report(health=w.agent.health)
 
 
+async def test_reports_go_out_no_faster_than_a_gateway_takes_them(autojump_clock: trio.testing.MockClock) -> None:
+    """What would wait in the stream is not sent: the gateway never acts on a report that is old already."""
+    async with wire() as w:
+        end = await w.up()
+        for n in range(100):
+            w.agent.health["web/vm1/127.0.0.1:80"] = Health(state="failing", reason=str(n))
+            w.link.report_changed()
+            await trio.sleep(limits.REPORT_INTERVAL / 10)
+        heard: list[str] = []
+        while not heard or heard[-1] != "99":
+            report = await end.receive()
+            assert isinstance(report, m.Report)
+            heard.append(report.health["web/vm1/127.0.0.1:80"].reason)
+        assert len(heard) < 15
+
+
 async def test_flows_are_sent_in_pieces_and_the_oldest_are_left_out() -> None:
     async with wire() as w:
         end = await w.up()
