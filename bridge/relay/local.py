@@ -218,13 +218,14 @@ class LocalSocket:
                 self._pause()
                 return
             room = credit if credit < _BODY_SIZE else _BODY_SIZE
-            if tunnel.is_blocked:
+            queued = tunnel.queued
+            if queued > limits.TUNNEL_PENDING_MAX:
                 if self._has_more:
                     self._pause()
                     tunnel.wait_unblocked(self)
                     return
                 room = min(room, _SMALL)  # a keystroke does not wait behind what others have to say
-            elif tunnel.has_its_share(self, stream.id):
+            elif queued > tunnel.share and tunnel.has_its_share(self, stream.id):
                 self._pause()
                 return
             if tunnel.share < room:

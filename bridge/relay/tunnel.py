@@ -141,13 +141,8 @@ class Tunnel:
         return f"{address[0]}:{address[1]}" if isinstance(address, tuple) else "unix"
 
     @property
-    def is_blocked(self) -> bool:
-        """Whether so much waits to be written that nobody may add to it."""
-        return self.queued > limits.TUNNEL_PENDING_MAX
-
-    @property
     def queued(self) -> int:
-        """Bytes that wait to be written."""
+        """Bytes that wait to be written; above TUNNEL_PENDING_MAX nobody may add to them."""
         return self.backlog + self._turns.size + len(self._pending) + self._outgoing.pending
 
     def wait_unblocked(self, waiter: Waiter) -> None:
