@@ -128,8 +128,7 @@ class GatewayAgent(Node):
     # --- starting -------------------------------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery) -> None:
-        now = trio.current_time()
-        self._leases = {host: now + limits.LEASE for host, p in self.snapshot.presence.items() if p.online}
+        self._expect_hosts()
         await self._tell_worker()
         self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen or self._own_address()))
         nursery.start_soon(self._control.run)
@@ -137,6 +136,11 @@ class GatewayAgent(Node):
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._end_leases)
         nursery.start_soon(self._paths.sweep)
+
+    def _expect_hosts(self) -> None:
+        """Those that were here when we ended are on their way back."""
+        until = trio.current_time() + limits.FIRST_LEASE
+        self._leases = {host: until for host, known in self.snapshot.presence.items() if known.online}
 
     def _own_address(self) -> str:
         gateway = self.snapshot.authority.gateways.get(self.name)

@@ -182,6 +182,8 @@ CONTROL_RATE_MIN = 4 * KIB
 """Bytes of a message that a peer takes per second, on top of that: half of what a link of 64 kbit/s carries."""
 BACKOFF_FIRST = 0.2
 BACKOFF_MAX = 15.0
+FIRST_LEASE = BACKOFF_MAX + LEASE
+"""After a gateway's start: a host that it lost may have begun its longest wait just before the gateway was there."""
 INSTANCES_PER_HOST = 1000
 """Instances one host may report by its own word (H26)."""
 ADMIN_MESSAGE_MAX = 16 * MIB

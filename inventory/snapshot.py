@@ -52,7 +52,7 @@ class Touched:
 
 @dataclass(frozen=True, eq=False)
 class Snapshot:
-    """See the module. Two snapshots are compared with `diff`; mappings given to it must not be changed afterwards."""
+    """See the module. Mappings given to it must not be changed afterwards."""
 
     authority: AuthorityState
     allows: tuple[Rule, ...] = ()
@@ -362,35 +362,3 @@ def _sources_after(old: Snapshot, new: Snapshot, names: Iterable[str]) -> Mappin
 
     changes = ((name, patterns(old, name), patterns(new, name)) for name in names)
     return _reinverted(old.hosts_by_source, changes)
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What differs between two snapshots, by name."""
-
-    services: frozenset[str]
-    """Instances, their port or their health differ."""
-    hosts: frozenset[str]
-    """Entry, revocation or presence differ."""
-    policy: bool
-    """Rules differ, or a revoked key."""
-
-
-def diff(old: Snapshot, new: Snapshot) -> Changes:
-    """What changed from `old` to `new`."""
-    services = set(_differing(old.services, new.services))
-    unwell = set(_differing(old.health, new.health))
-    if unwell:
-        services.update(s.name for s in new.services.values() if any(i.id in unwell for i in s.instances))
-    hosts = {*_differing(old.authority.hosts, new.authority.hosts), *_differing(old.presence, new.presence)}
-    revoked = set(_differing(old.authority.revoked_identities, new.authority.revoked_identities))
-    if revoked:
-        hosts.update(name for name in new.authority.hosts if new.spiffe_id(name) in revoked)
-    same_keys = old.authority.revoked_keys == new.authority.revoked_keys
-    return Changes(frozenset(services), frozenset(hosts), not same_keys or old.rules != new.rules)
-
-
-def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterable[str]:
-    if old is new:
-        return ()
-    return [key for key in old.keys() | new.keys() if old.get(key) != new.get(key)]

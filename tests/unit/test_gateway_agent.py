@@ -168,6 +168,24 @@ async def test_a_host_that_is_away_counts_as_here_for_one_lease(
         assert g.agent.snapshot.presence["vm1"].online
 
 
+async def test_a_host_whose_wait_is_the_longest_is_not_said_to_be_away_after_a_restart(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with gate(tmp_path) as g:
+        await g.add("vm1")
+        await g.add("vm2")
+        await g.follow()
+        for host in ("vm1", "vm2"):
+            g.agent.connected(host, HELLO)
+        g.agent._expect_hosts()
+        g.agent._nursery.start_soon(g.agent._end_leases)
+        await trio.sleep(limits.BACKOFF_MAX + limits.LEASE - 2)
+        g.agent.connected("vm1", HELLO)
+        assert g.agent.snapshot.presence["vm2"].online
+        await trio.sleep(4)
+        assert g.agent.snapshot.presence["vm1"].online and not g.agent.snapshot.presence["vm2"].online
+
+
 # --- authority --------------------------------------------------------------------------------------------------------
 
 

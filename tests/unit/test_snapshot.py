@@ -1,9 +1,9 @@
 import time
 
 from inventory.health import HealthByHost
-from inventory.model import Health, Host, Instance, Presence
+from inventory.model import Health, Host, Instance
 from inventory.policy_index import PolicyIndex
-from inventory.snapshot import Snapshot, diff
+from inventory.snapshot import Snapshot
 from tests.support.estates import authority, instance, revocation, rule, snapshot
 
 WEB = Host(name="web", serves=("shop",))
@@ -70,23 +70,6 @@ def test_health_is_unknown_until_it_is_told():
     made = snapshot([DB], [one])
     assert made.health_of(one).state == "unknown"
     assert made.evolved(health=HealthByHost({one.id: Health(state="passing")})).health_of(one).state == "passing"
-
-
-def test_diff_names_what_changed():
-    one, two = instance("ledger", "db"), instance("shop", "web")
-    old = snapshot([WEB, DB], [one, two])
-    assert diff(old, old.evolved(revision=2)) == diff(old, old)
-    assert not diff(old, old).services and not diff(old, old).hosts and not diff(old, old).policy
-    assert diff(old, old.evolved(health=HealthByHost({one.id: Health(state="failing")}))).services == {"ledger"}
-    assert diff(old, old.evolved(presence={"web": Presence(host="web", online=True)})).hosts == {"web"}
-    assert diff(old, old.evolved(reported={"web": (instance("shop", "web", target="127.0.0.1:1"),)})).services == {
-        "shop"
-    }
-    assert diff(old, old.evolved(allows=(rule("r", "allow", "host:a", "b"),))).policy
-    revoked = diff(old, old.evolved(authority=authority([WEB, DB], [one, two], revoked=[revocation("db")])))
-    assert revoked.hosts == {"db"} and revoked.services == {"ledger"} and not revoked.policy
-    with_key = authority([WEB, DB], [one, two], revoked=[revocation("gone", keys=("ab" * 32,))])
-    assert diff(old, old.evolved(authority=with_key)).policy
 
 
 def test_unchanged_services_are_the_same_objects_after_a_change_elsewhere():
