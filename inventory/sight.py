@@ -16,11 +16,10 @@ from inventory.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Sight:
-    """Good for every snapshot with the same policy, the same entry of this host and the same patterns (see
-    `PolicyIndex.target_patterns`) for each service that it serves."""
+class Look:
+    """What a host's sight is made of. Hosts of which the same was signed look alike, and what was found out for one
+    holds for all: an `Audience` gives them one object, and a `Place` remembers its answers by it."""
 
-    host: str
     blind: bool
     """It is unknown or revoked and sees nothing, not even itself."""
     served: frozenset[str]
@@ -32,16 +31,26 @@ class Sight:
     inwards: int
     """The rules by which others may reach what it serves."""
 
+    @property
+    def key(self) -> tuple[bool, frozenset[str], frozenset[str], int, int]:
+        """Equal for those that look alike."""
+        return self.blind, self.served, self.mixed, self.outwards, self.inwards
+
+
+BLIND = Look(True, frozenset(), frozenset(), 0, 0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sight:
+    """Good for every snapshot with the same policy, the same entry of this host and the same patterns (see
+    `PolicyIndex.target_patterns`) for each service that it serves."""
+
+    host: str
+    look: Look
+
     def sees(self, place: Place) -> bool:
         """Whether the host is in `Visible.hosts`."""
-        if self.blind:
-            return False
-        return bool(
-            place.host == self.host
-            or place.towards & self.outwards
-            or place.callers & self.inwards
-            or (self.mixed and not self.mixed.isdisjoint(place.services))
-        )
+        return not self.look.blind and (place.host == self.host or place.is_seen(self.look))
 
     def is_told(self, place: Place) -> bool:
         """Whether it hears of the host; of itself always, also when it is revoked."""
@@ -57,7 +66,6 @@ class Place:
         self.services = frozenset(instance.service for instance in self.offers)
         self.own = snapshot.reported_on(host)
         """Of these, the ones that are there by its own word."""
-        self._acting = snapshot.index.acting
         self._leads = {name: towards(snapshot, name) for name in self.services}
         self.towards = 0
         """The rules that lead to a service here."""
@@ -67,23 +75,28 @@ class Place:
         known = entry is not None and snapshot.host_revoked(host) is None
         self.callers = snapshot.index.from_host(entry) if known and entry is not None else 0
         """The rules by which it may reach others."""
+        self._is_seen: dict[Look, bool] = {}
+        self._seen_by: dict[Look, frozenset[str]] = {}
+        self._reported: dict[frozenset[str], tuple[Instance, ...]] = {}
 
-    def seen_by(self, sight: Sight) -> frozenset[str]:
-        """Of its services, those that are in `Visible.services` of the one who looks."""
-        seen = self.services & sight.served
-        by_rules = self.towards & sight.outwards
-        if by_rules:
-            seen = seen.union(*(self._by_rule[bit] for bit in bits_of(by_rules)))
+    def is_seen(self, look: Look) -> bool:
+        """Whether other hosts with this look see the host."""
+        seen = self._is_seen.get(look)
+        if seen is None:
+            by_rules = self.towards & look.outwards or self.callers & look.inwards
+            seen = not look.blind and bool(by_rules or not look.mixed.isdisjoint(self.services))
+            self._is_seen[look] = seen
         return seen
 
-    @cached_property
-    def _by_rule(self) -> dict[int, list[str]]:
-        """Position of an acting rule -> the services here to which it leads."""
-        found: dict[int, list[str]] = {}
-        for name, mask in self._leads.items():
-            for bit in bits_of(mask & self._acting):
-                found.setdefault(bit, []).append(name)
-        return found
+    def seen_by(self, look: Look) -> frozenset[str]:
+        """Of its services, those that are in `Visible.services` of the one who looks."""
+        seen = self._seen_by.get(look)
+        if seen is None:
+            seen = self.services & look.served
+            if self.towards & look.outwards:
+                seen |= {name for name, mask in self._leads.items() if mask & look.outwards}
+            self._seen_by[look] = seen
+        return seen
 
     @cached_property
     def ids(self) -> dict[str, list[str]]:
@@ -100,7 +113,11 @@ class Place:
 
     def reported(self, seen: frozenset[str]) -> tuple[Instance, ...]:
         """What it says itself that it serves, of these services."""
-        return self.own if len(seen) == len(self.services) else tuple(i for i in self.own if i.service in seen)
+        mine = self._reported.get(seen)
+        if mine is None:
+            whole = len(seen) == len(self.services)
+            mine = self._reported[seen] = self.own if whole else tuple(i for i in self.own if i.service in seen)
+        return mine
 
 
 def towards(snapshot: Snapshot, service_name: str) -> int:
@@ -119,14 +136,14 @@ def callers(snapshot: Snapshot, mask: int) -> set[str]:
 def sight_of(snapshot: Snapshot, host: str) -> Sight:
     entry = snapshot.host(host)
     if entry is None or snapshot.host_revoked(host) is not None:
-        return Sight(host, True, frozenset(), frozenset(), 0, 0)
+        return Sight(host, BLIND)
     index = snapshot.index
     served = frozenset((*entry.serves, *(instance.service for instance in snapshot.placed_on(host))))
     inwards = 0
     for name in served:
         inwards |= towards(snapshot, name)
     mixed = _mixed(snapshot, served)
-    return Sight(host, False, served, mixed, index.from_host(entry) & index.acting, inwards & index.acting)
+    return Sight(host, Look(False, served, mixed, index.from_host(entry) & index.acting, inwards & index.acting))
 
 
 def _mixed(snapshot: Snapshot, names: Iterable[str]) -> frozenset[str]:

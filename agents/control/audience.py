@@ -16,11 +16,9 @@ from agents.control.messages import Update
 from agents.control.publisher import EstateView, Sent, update_for
 from inventory.health import host_of
 from inventory.model import Health, Instance, Presence
-from inventory.policy_index import bits_of
-from inventory.sight import Place, Sight, callers, patterns, sight_of, towards
+from inventory.sight import BLIND, Look, Place, Sight, callers, patterns, sight_of, towards
 from inventory.snapshot import Snapshot, Touched
 
-K = TypeVar("K", str, int)
 V = TypeVar("V")
 
 _NOTHING: frozenset[str] = frozenset()
@@ -61,6 +59,14 @@ class Hearer:
 
 
 @dataclass(slots=True)
+class _Crowd:
+    """Hearers that look alike."""
+
+    look: Look
+    hosts: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
 class _Moved:
     """What a change did to one host."""
 
@@ -89,28 +95,42 @@ class Audience:
         self._places: dict[str, Place] = {}
         self._serving: dict[str, set[str]] = {}
         """Service -> the hearers that may serve it."""
-        self._served_by_rule: dict[int, set[str]] = {}
-        """Position of a rule in `inwards` of a hearer's sight -> those hearers."""
-        self._mixed: dict[str, set[str]] = {}
-        """Service in `mixed` of a hearer's sight -> those hearers."""
+        self._crowds: dict[object, _Crowd] = {}
+        """By `Look.key`."""
 
     def join(self, hearer: Hearer) -> None:
-        """Its first update is the whole."""
+        """Its first update is the whole. An earlier hearer of the same host has left."""
+        other = self._hearers.get(hearer.host)
+        if other is not None:
+            self.leave(other)
         self._hearers[hearer.host] = hearer
 
     def leave(self, hearer: Hearer) -> None:
         if self._hearers.get(hearer.host) is hearer:
-            self._note_served(hearer, Sight(hearer.host, True, _NOTHING, _NOTHING, 0, 0))
+            self._note_look(hearer, BLIND)
             del self._hearers[hearer.host]
 
-    def _note_served(self, hearer: Hearer, now: Sight) -> None:
-        """What the hearer may serve, and the rules by which others may reach that."""
-        was, hearer.noted = hearer.noted, now
-        served, inwards, mixed = (was.served, was.inwards, was.mixed) if was is not None else (_NOTHING, 0, _NOTHING)
-        _move(self._serving, hearer.host, served - now.served, now.served - served)
-        _move(self._mixed, hearer.host, mixed - now.mixed, now.mixed - mixed)
-        changed = inwards ^ now.inwards
-        _move(self._served_by_rule, hearer.host, bits_of(changed & inwards), bits_of(changed & now.inwards))
+    def _note_look(self, hearer: Hearer, look: Look) -> Sight:
+        """How the hearer looks from now on, so that it is found among the others; its sight, with a look that it shares
+        with all that look alike."""
+        host, was = hearer.host, hearer.noted.look if hearer.noted is not None else BLIND
+        if was is not BLIND:
+            crowd = self._crowds[was.key]
+            crowd.hosts.remove(host)
+            if not crowd.hosts:
+                del self._crowds[was.key]
+        if look is not BLIND:
+            crowd = self._crowds.setdefault(look.key, _Crowd(look))
+            crowd.hosts.add(host)
+            look = crowd.look
+        for name in was.served - look.served:
+            self._serving[name].remove(host)
+            if not self._serving[name]:
+                del self._serving[name]
+        for name in look.served - was.served:
+            self._serving.setdefault(name, set()).add(host)
+        hearer.noted = Sight(host, look)
+        return hearer.noted
 
     # --- asking ---------------------------------------------------------------------------------------------------
 
@@ -128,7 +148,7 @@ class Audience:
         if hearer.sight is None:
             hearer.sight = sight_of(self.view.snapshot, hearer.host)
             if self._hearers.get(hearer.host) is hearer:
-                self._note_served(hearer, hearer.sight)
+                hearer.sight = self._note_look(hearer, hearer.sight.look)
         return hearer.sight
 
     def sees(self, hearer: Hearer, host: str) -> bool:
@@ -253,20 +273,16 @@ class Audience:
         return [hearer for host in found if (hearer := self._hearers.get(host)) is not None]
 
     def _seeing(self, place: Place) -> set[str]:
-        """At least those that see the host (see `Sight.sees`)."""
-        found = {place.host} | callers(self.view.snapshot, place.towards)
-        for bit in bits_of(place.callers & self.view.snapshot.index.acting):
-            found |= self._served_by_rule.get(bit, _NOTHING)
-        for name in place.services & self._mixed.keys():
-            found |= self._mixed[name]
-        return found
+        """Those that see the host (see `Sight.sees`), by what was noted of them."""
+        return {place.host}.union(*(crowd.hosts for crowd in self._crowds.values() if place.is_seen(crowd.look)))
 
     # --- noting ---------------------------------------------------------------------------------------------------
 
     def _note(self, hearer: Hearer, moved: _Moved, view: EstateView) -> bool:
         """Note what the hearer held before of what moved; whether it may have to hear of it."""
         sight = self.sight(hearer)
-        told, is_told = sight.is_told(moved.before), sight.is_told(moved.after)
+        told = sight.is_told(moved.before)
+        is_told = told if moved.after is moved.before else sight.is_told(moved.after)
         if not (told or is_told):
             return False
         host, old, before = moved.before.host, view.snapshot, hearer.before
@@ -276,8 +292,8 @@ class Audience:
             before.presence.setdefault(host, known)
             noted = True
         if flipped or moved.ids or moved.reported:
-            had = moved.before.seen_by(sight) if told else _NOTHING
-            has = moved.after.seen_by(sight) if is_told else _NOTHING
+            had = moved.before.seen_by(sight.look) if told else _NOTHING
+            has = moved.after.seen_by(sight.look) if is_told else _NOTHING
             if (moved.reported or flipped) and host not in before.reported and (had or has):
                 before.reported[host] = moved.before.reported(had)
                 noted = True
@@ -357,7 +373,7 @@ class Audience:
         reported: dict[str, tuple[Instance, ...]] = {}
         for host, instances in before.reported.items():
             place = self.place(host)
-            mine = place.reported(place.seen_by(sight)) if sight.is_told(place) else ()
+            mine = place.reported(place.seen_by(sight.look)) if sight.is_told(place) else ()
             if mine != instances:
                 reported[host] = mine
         health: dict[str, Health | None] = {}
@@ -413,17 +429,7 @@ class Audience:
         place = self.place(host_of(instance_id))
         if instance_id not in place.instances or not sight.is_told(place):
             return False
-        return place.instances[instance_id].service in place.seen_by(sight)
-
-
-def _move(sets: dict[K, set[str]], host: str, gone: Iterable[K], new: Iterable[K]) -> None:
-    """Take the host out of some of the sets and put it into others; empty sets are not kept."""
-    for key in gone:
-        sets[key].discard(host)
-        if not sets[key]:
-            del sets[key]
-    for key in new:
-        sets.setdefault(key, set()).add(host)
+        return place.instances[instance_id].service in place.seen_by(sight.look)
 
 
 def _same_policy(old: EstateView, new: EstateView) -> bool:
