@@ -19,6 +19,8 @@ to = ["web", "bulk", "idle"]
 """
 _PORTS = dict(zip(SERVICES, (8080, 8081, 8082), strict=True))
 _DRAIN_TIMEOUT = 2.0
+_ONE_WORKER = ("--workers", "1")
+"""As many as the peers have: with more, a machine of two cores would measure its scheduler."""
 
 
 class Bridge(System):
@@ -42,7 +44,7 @@ class Bridge(System):
     def prepare(self) -> None:
         estate = self._estate
         estate.init()
-        self.nodes["gateway"] = estate.start_gateway()
+        self.nodes["gateway"] = estate.start_gateway(*_ONE_WORKER)
         estate.add_host("far", serve=SERVICES, listen=estate.free_endpoint() if self._direct else None)
         estate.add_host("near")
         for service, target in self.targets.items():
@@ -68,7 +70,7 @@ class Bridge(System):
 
     def _start(self, *, ready: bool) -> None:
         for node in ("far", "near"):
-            self.nodes[node] = self._estate.start_agent(node, ready=ready)
+            self.nodes[node] = self._estate.start_agent(node, *_ONE_WORKER, ready=ready)
 
     def stop(self) -> None:
         """SIGTERM drains; whatever is still open after a moment is cut by a second one."""

@@ -44,7 +44,8 @@ class Builder:
             return NoProxy(self._place, name, "no proxy", self._targets)
         if kind in ("bridge", "bridge-gateway"):
             direct = kind == "bridge"
-            title = f"meshbridge {package_version('meshbridge')}, {'direct' if direct else 'through a gateway'}"
+            path = "direct" if direct else "through a gateway"
+            title = f"meshbridge {package_version('meshbridge')}, 1 worker, {path}"
             return Bridge(self._place, name, title, self._targets, direct=direct)
         return self._peer(name, kind, int(workers) if workers else WORKERS[kind])
 
