@@ -32,6 +32,8 @@ def test_streams_of_one_program_and_tunnels_of_one_host_are_spread(estate: Estat
         assert min(spread) >= 0.4 * STREAMS
 
         (listening,) = [h for h in status(estate, SERVER)["host"].values() if h][:1]
+        # A report has streams and tunnels of one moment: with the last stream the last tunnel is in it.
+        eventually(lambda: sum(carried(estate, SERVER, "streams")) == STREAMS, what="all streams at the other end")
         before = carried(estate, SERVER, "tunnels")
         identity, root = estate.home(CLIENT) / "identity.pem", root_of(estate.home(CLIENT))
         for _ in range(TUNNELS):
