@@ -12,11 +12,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from agents.control.changes import Changes, Moved
 from agents.control.messages import Update
 from agents.control.publisher import EstateView, Sent, update_for
 from inventory.health import host_of
 from inventory.model import Health, Instance, Presence
-from inventory.sight import BLIND, Look, Place, Sight, callers, patterns, sight_of, towards
+from inventory.sight import BLIND, Look, Place, Sight, callers, sight_of, towards
 from inventory.snapshot import Snapshot, Touched
 
 V = TypeVar("V")
@@ -64,26 +65,6 @@ class _Crowd:
 
     look: Look
     hosts: set[str] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class _Moved:
-    """What a change did to one host."""
-
-    before: Place
-    after: Place
-    presence: bool
-    reported: bool
-    ids: set[str]
-    """Instances that differ, or whose health does."""
-    services: set[str]
-    """Of these."""
-    entry: bool = False
-    """The host's own entry differs, or its revocation."""
-
-    def all_of(self, services: Iterable[str]) -> set[str]:
-        """The ids of all instances of these services, before and after."""
-        return {i for name in services for place in (self.before, self.after) for i in place.ids.get(name, ())}
 
 
 class Audience:
@@ -157,32 +138,35 @@ class Audience:
 
     # --- following ------------------------------------------------------------------------------------------------
 
-    def follow(self, view: EstateView, touched: Touched | None) -> list[Hearer]:
-        """Go on to a later view; who may have to hear of it.
+    def follow(self, view: EstateView, touched: Touched | None) -> Iterator[Hearer | None]:
+        """Go on to a later view in small steps; each says who may have to hear of it, or nobody.
+
+        To be run to its end before anybody is told anything. Between two steps hearers may join, leave and ask: the
+        view moves on at once, with the sights of all that see it differently.
 
         Args:
             view: what is so now.
             touched: at least what differs; None: anything may.
         """
-        before, self.view = self.view, view
+        before = self.view
         if touched is None or not _same_policy(before, view):
+            self.view = view
             self._places.clear()
-            for hearer in self._hearers.values():
-                self._compare_all(hearer, before)
-            return list(self._hearers.values())
-        concerned: dict[str, Hearer] = {}
-        hosts = touched.hosts | touched.named
-        moved, reshaped = self._moved(before.snapshot, touched, hosts)
-        for hearer in self._seen_differently(touched, reshaped):
-            self._compare_all(hearer, before)
-            concerned[hearer.host] = hearer
-        for one in moved:
-            for hearer in self._witnesses(one, reshaped, before.snapshot):
-                if hearer.base is None and hearer.started and self._note(hearer, one, before):
-                    concerned[hearer.host] = hearer
-        for hearer in self._note_for_everybody(touched, before):
-            concerned[hearer.host] = hearer
-        return list(concerned.values())
+            yield from self._compare_all(self._hearers.values(), before)
+            return
+        changes = Changes(before.snapshot, view.snapshot, self._places)
+        for host in touched.hosts | touched.named:
+            changes.look_at(host)
+            yield None
+        changes.count_keys(touched)
+        self.view = view
+        self._places.update((host, one.after) for host, one in changes.moved.items())
+        yield from self._compare_all(self._seen_differently(touched, changes.reshaped), before)
+        for one in changes.moved.values():
+            for hearer in self._witnesses(one, changes.reshaped, before.snapshot):
+                concerned = hearer.base is None and hearer.started and self._note(hearer, one, before)
+                yield hearer if concerned else None
+        yield from self._note_for_everybody(touched, before)
 
     def start_over(self, view: EstateView) -> list[Hearer]:
         """Trust nothing that was noted: everybody is told the whole of this view."""
@@ -192,62 +176,13 @@ class Audience:
             hearer.started, hearer.base, hearer.before, hearer.sight = False, None, _Before(), None
         return list(self._hearers.values())
 
-    def _compare_all(self, hearer: Hearer, before: EstateView) -> None:
-        hearer.sight = None
-        if hearer.base is None:
-            hearer.base = before
-
-    def _moved(self, old: Snapshot, touched: Touched, hosts: Iterable[str]) -> tuple[list[_Moved], set[str]]:
-        """What happened to each host, and the services whose patterns differ: for those all their hosts moved."""
-        moved = {host: self._moved_host(old, host) for host in hosts}
-        new = self.view.snapshot
-        for key in touched.keys:
-            kind, _, rest = key.partition("/")
-            if kind == "service":
-                one = moved[host_of(rest)]
-                one.ids.add(rest)
-                one.services.add(rest.partition("/")[0])
-            elif kind in ("host", "revoke"):
-                about = moved.get(rest.removeprefix("host/"))
-                if about is not None:
-                    about.entry = True
-        names = {name for one in moved.values() for name in one.services}
-        renewed: set[str] = set()
-        reshaped = {name for name in names if patterns(old, name) != patterns(new, name)}
-        for name in reshaped:
-            services = (old.service(name), new.service(name))
-            for instance in (i for service in services if service is not None for i in service.instances):
-                host = instance.host
-                if host not in moved:
-                    moved[host] = self._moved_host(old, host)
-                if host not in renewed:
-                    renewed.add(host)
-                    moved[host].after = self._places[host] = Place(new, host)
-                moved[host].ids.add(instance.id)
-                moved[host].services.add(name)
-                moved[host].reported = True
-        return list(moved.values()), reshaped
-
-    def _moved_host(self, old: Snapshot, host: str) -> _Moved:
-        new = self.view.snapshot
-        before = self._places.pop(host, None) or Place(old, host)
-        if before.offers is new.offers(host) and old.authority is new.authority:
-            self._places[host] = before  # somebody came or went, or is ill: it is looked at in the same way
-        after = self.place(host)
-        differing: set[str] = set()
-        if before.offers != after.offers:
-            differing = _differing(before.instances, after.instances)
-        health_before, health_after = old.health_on(host), new.health_on(host)
-        ill = _differing(health_before, health_after) if health_before is not health_after else set()
-        ids = differing | ill
-        return _Moved(
-            before,
-            after,
-            presence=old.presence.get(host) != new.presence.get(host),
-            reported=before.own != after.own,
-            ids=ids,
-            services={instance_id.partition("/")[0] for instance_id in ids},
-        )
+    def _compare_all(self, hearers: Iterable[Hearer], before: EstateView) -> list[Hearer]:
+        concerned = list(hearers)
+        for hearer in concerned:
+            hearer.sight = None
+            if hearer.base is None:
+                hearer.base = before
+        return concerned
 
     def _seen_differently(self, touched: Touched, reshaped: set[str]) -> Iterator[Hearer]:
         """Hearers whose own entry differs, or the patterns of what they serve."""
@@ -258,10 +193,10 @@ class Audience:
             for host in self._serving.get(name, ()):
                 yield self._hearers[host]
 
-    def _witnesses(self, moved: _Moved, reshaped: set[str], old: Snapshot) -> Iterable[Hearer]:
+    def _witnesses(self, moved: Moved, reshaped: set[str], old: Snapshot) -> list[Hearer]:
         """At least those that see the host, or something of it, differently now."""
         if moved.entry:
-            return self._hearers.values()
+            return list(self._hearers.values())
         found: set[str] = set()
         for name in moved.services:
             found |= callers(self.view.snapshot, towards(self.view.snapshot, name))
@@ -278,7 +213,7 @@ class Audience:
 
     # --- noting ---------------------------------------------------------------------------------------------------
 
-    def _note(self, hearer: Hearer, moved: _Moved, view: EstateView) -> bool:
+    def _note(self, hearer: Hearer, moved: Moved, view: EstateView) -> bool:
         """Note what the hearer held before of what moved; whether it may have to hear of it."""
         sight = self.sight(hearer)
         told = sight.is_told(moved.before)
@@ -307,7 +242,7 @@ class Audience:
         return noted
 
     def _note_instance(
-        self, hearer: Hearer, moved: _Moved, instance_id: str, had: frozenset[str], has: frozenset[str], old: Snapshot
+        self, hearer: Hearer, moved: Moved, instance_id: str, had: frozenset[str], has: frozenset[str], old: Snapshot
     ) -> bool:
         service = instance_id.partition("/")[0]
         held = service in had and instance_id in moved.before.instances
@@ -329,7 +264,7 @@ class Audience:
         revoked = [key for key in touched.keys if key.startswith("revoke/host/")]
         if not keys and not revoked:
             return
-        for hearer in self._hearers.values():
+        for hearer in list(self._hearers.values()):
             if hearer.base is not None or not hearer.started:
                 continue
             mine = [*keys, *(key for key in revoked if key in hearer.revocations)]
@@ -434,10 +369,6 @@ class Audience:
 
 def _same_policy(old: EstateView, new: EstateView) -> bool:
     return old.snapshot.index is new.snapshot.index  # see `Snapshot.evolved`
-
-
-def _differing(old: Mapping[str, object], new: Mapping[str, object]) -> set[str]:
-    return {key for key in old.keys() | new.keys() if old.get(key) != new.get(key)}
 
 
 def _take_back(sent: Sent, hearer: Hearer) -> None:

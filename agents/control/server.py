@@ -116,6 +116,8 @@ class ControlServer:
         """Who may have to hear something, and is not behind."""
         self._first = trio.Lock()
         """One host at a time is told the whole: a thousand that come at once must not hold up the others."""
+        self._following = trio.Lock()
+        """Nobody is told anything while the audience follows a change."""
         self._ids = count(1)
 
     @property
@@ -140,33 +142,42 @@ class ControlServer:
         while True:
             await self._changed.asked()
             await trio.sleep(_GATHER)
-            self._follow()
+            await self._follow()
             began = trio.current_time()
             while self._due:
                 _, session = self._due.popitem()
                 self._tell_now(session)
                 if trio.current_time() - began > _TURN:
                     await trio.lowlevel.checkpoint()
-                    self._follow()  # what came meanwhile does not wait for all who must hear of what was before
+                    await self._follow()  # what came meanwhile does not wait for all who must hear of what was before
                     began = trio.current_time()
             self._audience.forget_places()
 
-    def _follow(self) -> None:
-        touched, self._touched = self._touched, Touched()
-        if touched == Touched():
+    async def _follow(self) -> None:
+        if self._touched == Touched():
             return
-        try:
-            concerned = self._audience.follow(self._owner.view(), touched)
-        except BaseException as exc:  # a bug here must not leave the hosts with what was so before
-            if must_pass(exc):
-                raise
-            tell_bug("a change could not be followed", exc)
-            concerned = self._audience.start_over(self._owner.view())
-        for hearer in concerned:
-            session = self._sessions.get(hearer.host)
-            if session is not None and session.hearer is hearer and not session.behind:
-                self._due.pop(hearer.host, None)
-                self._due[hearer.host] = session  # at the end, which is taken first: the newest news is the most urgent
+        async with self._following:
+            view, touched = self._owner.view(), self._touched
+            self._touched = Touched()
+            try:
+                began = trio.current_time()
+                for hearer in self._audience.follow(view, touched):
+                    self._note_due(hearer)
+                    if trio.current_time() - began > _TURN:
+                        await trio.lowlevel.checkpoint()
+                        began = trio.current_time()
+            except BaseException as exc:  # a bug here must not leave the hosts with what was so before
+                if must_pass(exc):
+                    raise
+                tell_bug("a change could not be followed", exc)
+                for hearer in self._audience.start_over(view):
+                    self._note_due(hearer)
+
+    def _note_due(self, hearer: Hearer | None) -> None:
+        session = self._sessions.get(hearer.host) if hearer is not None else None
+        if session is not None and session.hearer is hearer and not session.behind:
+            self._due.pop(session.host, None)
+            self._due[session.host] = session  # at the end, which is taken first: the newest news is the most urgent
 
     def _tell_now(self, session: Session) -> None:
         """Most updates are small and fit the socket; what does not is left to the session's own task."""
@@ -284,12 +295,14 @@ class ControlServer:
             while session.parts:
                 await session.channel.send(session.parts.popleft())
             async with self._first:
-                update = self._audience.next_update(session.hearer)
+                async with self._following:
+                    update = self._audience.next_update(session.hearer)
+                    # Now: what is followed while this waits for its turn is news to it.
+                    session.behind = update is not None
                 await trio.lowlevel.checkpoint()
             if update is not None:
                 session.parts.extend(split(update))
                 continue
-            session.behind = False
             await session.wake.asked()
 
     async def _heard(self, session: Session, message: m.FromHost, nursery: trio.Nursery) -> None:

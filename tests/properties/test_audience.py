@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.control.audience import Audience, Hearer
-from agents.control.publisher import Sent, update_for
+from agents.control.publisher import EstateView, Sent, update_for
 from inventory.model import Host
-from inventory.snapshot import Snapshot
+from inventory.snapshot import Snapshot, Touched
 from inventory.visibility import visible
 from tests.properties.test_publisher import Gateway, any_snapshot, with_hosts
 from tests.support.estates import instance, revocation, touched
@@ -24,6 +24,42 @@ from tests.support.estates import instance, revocation, touched
 STEPS = 6
 LATE = 0.3
 """How often a host is not told before the next change."""
+
+
+class Hosts:
+    """Every host's two control streams."""
+
+    def __init__(self, names: list[str], audience: Audience) -> None:
+        self.audience = audience
+        self.hearers: dict[str, Hearer] = {}
+        self.sent: dict[str, Sent] = {}
+        self.due: set[str] = set()
+        """Who may lack something."""
+        for name in names:
+            self.come(name)
+
+    def come(self, name: str) -> None:
+        """On a new control stream."""
+        if name in self.hearers:
+            self.audience.leave(self.hearers[name])
+        self.hearers[name], self.sent[name] = Hearer(name), Sent()
+        self.audience.join(self.hearers[name])
+        self.due.add(name)
+
+    def check_sight(self, name: str) -> None:
+        snapshot = self.audience.view.snapshot
+        seen = {host for host in snapshot.authority.hosts if self.audience.sees(self.hearers[name], host)}
+        assert seen == visible(snapshot, name).hosts
+
+    def follow(self, view: EstateView, touched: Touched | None, rng: random.Random) -> None:
+        """Between two steps of it hosts ask, leave and come."""
+        for hearer in self.audience.follow(view, touched):
+            if hearer is not None:
+                self.due.add(hearer.host)
+            if rng.random() < 0.3:
+                self.check_sight(rng.choice(sorted(self.hearers)))
+            if rng.random() < 0.05:
+                self.come(rng.choice(sorted(self.hearers)))
 
 
 def nudged(goal: Snapshot, rng: random.Random) -> Snapshot:
@@ -60,23 +96,19 @@ def test_following_says_exactly_what_comparing_all_would(seed: int) -> None:
     gateway.become(goal)
     audience = Audience(gateway.view)
     names = sorted(goal.authority.hosts)
-    sent = {name: Sent() for name in names}
-    hearers = {name: Hearer(name) for name in names}
-    for hearer in hearers.values():
-        audience.join(hearer)
-    due = set(names)
+    hosts = Hosts(names, audience)
     for _ in range(STEPS):
-        for name in sorted(due):
+        for name in sorted(hosts.due):
             if rng.random() < LATE:
                 continue
-            due.remove(name)
-            told, wanted = audience.next_update(hearers[name]), update_for(name, audience.view, sent[name])
+            hosts.due.remove(name)
+            told = audience.next_update(hosts.hearers[name])
+            wanted = update_for(name, audience.view, hosts.sent[name])
             assert told == wanted, (name, told, wanted)
         for name in names:
-            if name not in due:
-                assert update_for(name, audience.view, sent[name]) is None, "who is not due lacks nothing"
-                seen = visible(audience.view.snapshot, name).hosts
-                assert {h for h in audience.view.snapshot.authority.hosts if audience.sees(hearers[name], h)} == seen
+            if name not in hosts.due:
+                assert update_for(name, audience.view, hosts.sent[name]) is None, "who is not due lacks nothing"
+                hosts.check_sight(name)
         before = gateway.view
         if rng.random() < 0.6:
             rng.choice([gateway.nudge, gateway.say_again])()
@@ -86,12 +118,8 @@ def test_following_says_exactly_what_comparing_all_would(seed: int) -> None:
             everything = goal.evolved(authority=with_hosts(goal, kept))
             gateway.become(everything, new_policy=None if rng.random() < 0.3 else False)
         known = touched(before.snapshot, gateway.snapshot)
-        due |= {hearer.host for hearer in audience.follow(gateway.view, known if rng.random() < 0.9 else None)}
+        hosts.follow(gateway.view, known if rng.random() < 0.9 else None, rng)
         if rng.random() < 0.3:
             audience.forget_places()
-        name = rng.choice(names)
         if rng.random() < 0.2:
-            audience.leave(hearers[name])
-            hearers[name], sent[name] = Hearer(name), Sent()
-            audience.join(hearers[name])
-            due.add(name)
+            hosts.come(rng.choice(names))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -351,6 +351,67 @@ async def test_a_host_that_was_behind_hears_what_is_so_now_and_not_all_that_was(
             assert isinstance(update, m.Update) and update.presence["vm1"] is not None
             heard.append(update.presence["vm1"].advertise or "")
         assert len(heard) < 500, "what nobody read was not kept for it one by one"
+
+
+async def test_a_change_in_the_moment_in_which_a_host_has_caught_up_is_told(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with town() as t:
+        turn, real, has_all = trio.lowlevel.checkpoint, t.server._audience.next_update, trio.Event()
+
+        def noticed(hearer: Hearer) -> m.Update | None:
+            update = real(hearer)
+            if update is None:
+                has_all.set()
+            return update
+
+        async def changed_meanwhile() -> None:
+            """The host has all, and the task that told it has not gone on yet."""
+            if has_all.is_set() and not t.gateway.snapshot.presence:
+                t.gateway.evolve(presence={"vm1": Presence(host="vm1", online=True)})
+                t.server.publish(Touched(hosts=frozenset(["vm1"])))
+                await t.server._follow()
+            await turn()
+
+        monkeypatch.setattr(t.server._audience, "next_update", noticed)
+        monkeypatch.setattr(trio.lowlevel, "checkpoint", changed_meanwhile)
+        end = await t.join("vm2")
+        with trio.fail_after(5):
+            update = await end.receive()
+        assert isinstance(update, m.Update) and update.presence["vm1"] is not None
+
+
+async def test_nobody_is_told_anything_while_a_change_is_followed(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    """What a host held before is noted for one after the other: who is told in between would not be told what is new,
+    or told it as if it were not."""
+    async with town() as t:
+        await t.join("vm2")
+        await trio.testing.wait_all_tasks_blocked()
+        monkeypatch.setattr("agents.control.server._TURN", -1.0)  # every step is a turn
+        real, follow = t.server._audience.next_update, t.server._audience.follow
+        done: list[str] = []
+
+        def told(hearer: Hearer) -> m.Update | None:
+            done.append("told")
+            return real(hearer)
+
+        def followed(view: EstateView, touched: Touched | None) -> Iterator[Hearer | None]:
+            for hearer in follow(view, touched):
+                for session in t.server._sessions.values():
+                    session.catch_up()
+                done.append("step")
+                yield hearer
+
+        monkeypatch.setattr(t.server._audience, "next_update", told)
+        monkeypatch.setattr(t.server._audience, "follow", followed)
+        hosts = [f"vm{n}" for n in range(1, 30)]
+        t.gateway.evolve(presence={name: Presence(host=name, online=True) for name in hosts})
+        t.server.publish(Touched(hosts=frozenset(hosts)))
+        await trio.sleep(1)
+        steps = done.count("step")
+        assert steps >= 29 and "told" in done and done[:steps] == ["step"] * steps
 
 
 async def test_f43_a_bug_in_following_a_change_has_everybody_told_the_whole(
