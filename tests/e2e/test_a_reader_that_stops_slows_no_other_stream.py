@@ -94,7 +94,7 @@ def rate(sock: socket.socket) -> float:
 def test_the_others_go_on_as_before(estate: Estate, direct: bool) -> None:
     with Backend("echo", echo) as backend:
         services = {"echo": backend.target, "deaf": f"127.0.0.1:{estate.start_server('deaf')}"}
-        pair = start_pair(estate, services, direct=direct)
+        pair = start_pair(estate, services, direct=direct, workers=1)
         with pair.connect("echo") as sock:
             before, rate_before = round_trips(sock), rate(sock)
             with stuck(pair) as streams:
