@@ -14,7 +14,7 @@ import contextlib
 import os
 import random
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -98,7 +98,7 @@ class DataWorkers:
         self._start = start
         self._board = SharesBoard()
         self._authority: m.Authority | None = None
-        self._placement: m.Placement | None = None
+        self._placement: Callable[[], m.Placement] | None = None
         self._draining: m.Drain | None = None
         self._listening: dict[tuple[str, int], tuple[m.Listen | m.ListenTunnels, socket.socket]] = {}
         self._inherited = [DataWorkerProcess.inherited(left, self._heard) for left in inherited]
@@ -144,17 +144,21 @@ class DataWorkers:
 
     # --- telling --------------------------------------------------------------------------------------------------
 
-    def know(self, message: m.Authority | m.Placement | m.Drain) -> None:
+    def know(self, message: m.Authority | m.Drain) -> None:
         """Something every worker must know, now and after a restart."""
         if isinstance(message, m.Authority):
             before, self._authority = self._authority, message
             if before is not None and _takes_away(before, message):
                 self._end_inherited()
-        elif isinstance(message, m.Placement):
-            self._placement = message
         else:
             self._draining = message
         self.tell_all(message)
+
+    def know_placement(self, change: m.PlacementChanged, whole: Callable[[], m.Placement]) -> None:
+        """What is where is otherwise now: those that are there are told what differs, and those to come the whole,
+        which is asked for then."""
+        self._placement = whole
+        self.tell_all(change)
 
     def _end_inherited(self) -> None:
         """They are of another version and cannot be told that less is allowed now: what they carry is cut."""
@@ -316,9 +320,10 @@ class DataWorkers:
             self._owner.worker_ended(worker)
 
     def _introduce(self, worker: DataWorkerProcess, generation: Generation) -> None:
-        for message in (self._authority, self._placement):
-            if message is not None:
-                worker.tell(message)
+        if self._authority is not None:
+            worker.tell(self._authority)
+        if self._placement is not None:
+            worker.tell(self._placement())
         if not generation.serves:  # the others have taken over while it started
             worker.retire()
             return

@@ -31,6 +31,7 @@ from agents.node import VERSION, Node, warning
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
+from agents.workers.placement import Placed
 from bridge import limits
 from bridge.bugs import tell_bug
 from bridge.dns.hosts_file import with_block, without_block
@@ -83,6 +84,10 @@ class HostAgent(Node):
         self._dns_sockets: tuple[socket.socket, ...] = ()
         self._hosts_file = hosts_file
         self._epoch = _next_epoch(home)
+        self._told: tuple[object, object] = (None, None)
+        """Authority and rules as the workers were told last: encoded again only when they are something else."""
+        self._placed = Placed()
+        """As the workers were told last."""
         self._changed = Latest()
         self._save = Latest()
         self._alarms: dict[str, str] = {}
@@ -151,21 +156,12 @@ class HostAgent(Node):
         if snapshot.authority is not self._told[0] or snapshot.allows is not self._told[1]:
             self._told = (snapshot.authority, snapshot.allows)
             self.workers.know(m.Authority(state=snapshot.authority, allows=snapshot.allows))
-        placement = (snapshot.presence, snapshot.reported, snapshot.health, self._services.declared)
-        if not all(told is now for told, now in zip(self._placed, placement, strict=True)):
-            self._placed = placement
-            self.workers.know(
-                m.Placement(
-                    revision=snapshot.revision,
-                    presence=dict(snapshot.presence),
-                    reported={**snapshot.reported, self.name: self._services.declared},
-                    health=dict(snapshot.health),
-                )
-            )
-
-    _told: tuple[object, object] = (None, None)
-    _placed: tuple[object, ...] = (None, None, None, None)
-    """What the workers were told last: it is encoded again only when it is something else."""
+        reported = {**snapshot.reported, self.name: self._services.declared}
+        placed = Placed(snapshot.revision, snapshot.presence, reported, snapshot.health)
+        change = placed.since(self._placed)
+        if change is not None:
+            self._placed = placed
+            self.workers.know_placement(change, placed.whole)
 
     async def _publish(self) -> None:
         """Everything that follows from what is known: the worker, the namespace, the checks, the report."""

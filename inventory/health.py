@@ -74,6 +74,15 @@ class HealthByHost(Mapping[str, Health]):
                 hosts.pop(host, None)
         return self._of(hosts)
 
+    def since(self, before: HealthByHost) -> dict[str, Health | None]:
+        """What makes `before` like this one when `changed` is given it."""
+        changes: dict[str, Health | None] = {}
+        for host in self._hosts.keys() | before._hosts.keys():
+            old, new = before.on(host), self.on(host)
+            if old is not new:
+                changes.update((i, new.get(i)) for i in old.keys() | new.keys() if old.get(i) != new.get(i))
+        return changes
+
     def __getitem__(self, instance_id: str) -> Health:
         return self._hosts[host_of(instance_id)][instance_id]
 

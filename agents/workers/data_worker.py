@@ -28,6 +28,7 @@ from agents.workers.channel import Channel, ChannelClosed
 from agents.workers.inbound import Inbound
 from agents.workers.live import LiveFlow
 from agents.workers.outbound import Outbound
+from agents.workers.placement import changed, placed
 from agents.workers.pool import Path as GatewayPath
 from agents.workers.pool import TunnelPool, tune
 from agents.workers.shares import Kind, Shares
@@ -48,7 +49,6 @@ from bridge.tunnels.frames import Open, Reason, encode_open
 from bridge.tunnels.session import Stream
 from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, MeshError, Unavailable
-from inventory.health import HealthByHost
 from inventory.model import Instance
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
@@ -80,7 +80,9 @@ class DataWorker:
         self._shares = shares
         self._nursery = nursery
         self._tally = Tally()
+        self._offers: tuple[Instance, ...] = ()
         self._own: dict[tuple[str, str], Instance] = {}
+        """Those, by service and target."""
         self._paths: dict[str, list[trio.MemorySendChannel[m.PathFound | m.PathFailed]]] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
         self._stepped_back: list[Listener] = []
@@ -194,7 +196,7 @@ class DataWorker:
             except BaseException as exc:
                 if must_pass(exc):
                     raise
-                if isinstance(message, m.Authority | m.Placement):
+                if isinstance(message, m.Authority | m.Placement | m.PlacementChanged):
                     raise  # better no worker than one that works from what is no longer so
                 self._crashed(exc)
             self.loop.settle()
@@ -217,7 +219,9 @@ class DataWorker:
             case m.Authority():
                 self._authority(message)
             case m.Placement():
-                self._placement(message)
+                self._know(placed(self.snapshot, message))
+            case m.PlacementChanged():
+                self._know(changed(self.snapshot, message))
             case m.IdentityChanged():
                 self.pool.reload_identity()
             case m.Listen():
@@ -277,21 +281,14 @@ class DataWorker:
         self.streams.recheck()
         self.pool.drop_strangers()
 
-    def _placement(self, message: m.Placement) -> None:
-        self._know(
-            self.snapshot.evolved(
-                presence=message.presence,
-                reported=message.reported,
-                health=HealthByHost(message.health),
-                revision=message.revision,
-            )
-        )
-
     def _know(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.streams.know(snapshot)
-        self._own = {(i.service, i.target): i for i in snapshot.offers(self.name)}
-        self.targets.know(target for _, target in self._own)
+        offers = snapshot.offers(self.name)
+        if offers is not self._offers:  # a thousand targets are not read again because somebody else came or went
+            self._offers = offers
+            self._own = {(i.service, i.target): i for i in offers}
+            self.targets.know(target for _, target in self._own)
         host = snapshot.host(self.name)
         if host is not None:
             self.site = host.site

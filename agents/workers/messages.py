@@ -52,6 +52,15 @@ class Placement(Message, frozen=True, kw_only=True, tag="placement"):
     health: dict[str, Health]
 
 
+class PlacementChanged(Message, frozen=True, kw_only=True, tag="placement-changed"):
+    """What is otherwise now than what was told before; None: it is gone (see `placement`)."""
+
+    revision: int
+    presence: dict[str, Presence | None]
+    reported: dict[str, tuple[Instance, ...] | None]
+    health: dict[str, Health | None]
+
+
 class IdentityChanged(Message, frozen=True, kw_only=True, tag="identity-changed"):
     """identity.pem was renewed; new handshakes use it."""
 
@@ -250,6 +259,7 @@ ToWorker = (
     Begin
     | Authority
     | Placement
+    | PlacementChanged
     | IdentityChanged
     | Listen
     | Unlisten

@@ -37,6 +37,14 @@ def placement(revision: int) -> m.Placement:
     return m.Placement(revision=revision, presence={}, reported={}, health={})
 
 
+def change(revision: int) -> m.PlacementChanged:
+    return m.PlacementChanged(revision=revision, presence={}, reported={}, health={})
+
+
+def place(workers: DataWorkers, revision: int) -> None:
+    workers.know_placement(change(revision), lambda: placement(revision))
+
+
 def listen(port: int) -> m.Listen:
     return m.Listen(service="web", site=None, address="127.96.0.2", port=port)
 
@@ -139,7 +147,7 @@ async def test_a_new_worker_is_told_all_that_the_old_one_knew(autojump_clock: tr
         await made.started[0].start()
         await settled()
         made.workers.know(authority(1))
-        made.workers.know(placement(1))
+        place(made.workers, 1)
         made.workers.know(authority(2))
         sock = socket.socket(socket.AF_UNIX)
         made.workers.listen(listen(80), sock)
@@ -160,18 +168,37 @@ async def test_what_is_told_while_a_worker_is_introduced_is_not_lost_or_overtake
     async with supervised() as made:
         worker = made.started[0]
         made.workers.know(authority(1))
-        made.workers.know(placement(1))
+        place(made.workers, 1)
         await worker.start()
         while not made.workers.tell_one(m.ListStreams(id=1)):
             await trio.lowlevel.checkpoint()
         made.workers.know(authority(2))
-        made.workers.know(placement(2))
+        place(made.workers, 2)
         made.workers.tell_one(m.ListStreams(id=2))
         heard: list[m.ToWorker] = []
         while m.ListStreams(id=2) not in heard:
             heard.append(await worker.hear())
         assert [h for h in heard if isinstance(h, m.Authority)][-1] == authority(2)
-        assert [h for h in heard if isinstance(h, m.Placement)][-1] == placement(2)
+        kinds = m.Placement | m.PlacementChanged
+        assert [h for h in heard if isinstance(h, kinds)] == [placement(1), change(2)]
+
+
+async def test_a_worker_is_told_what_changed_in_its_order_and_its_replacement_the_whole(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with supervised() as made:
+        await made.started[0].start()
+        await settled()
+        made.workers.know(authority(1))
+        place(made.workers, 1)
+        made.workers.know(authority(2))
+        place(made.workers, 2)
+        heard = [await made.started[0].hear() for _ in range(4)]
+        assert heard == [authority(1), change(1), authority(2), change(2)]
+        made.started[0].channel.close()
+        second = await made.worker(1)
+        await second.start()
+        assert [await second.hear() for _ in range(2)] == [authority(2), placement(2)]
 
 
 async def test_a_socket_that_was_taken_back_is_not_given_to_the_next_worker() -> None:
