@@ -29,5 +29,6 @@ def test_every_byte_is_compared(estate: Estate, direct: bool, seed: int) -> None
     assert done.returncode == 0, done.stderr
     memory = {name: max(map(resident_bytes, worker_pids(estate, name))) // 2**20 for name in (SERVER, CLIENT)}
     rate = 2 * size / float(done.stdout) / 1e9
-    print(f"{MEGABYTES} MB each way in {done.stdout.strip()} s: {rate:.2f} GB/s in sum; the larger worker holds {memory} MB")
+    took = f"{MEGABYTES} MB each way in {done.stdout.strip()} s: {rate:.2f} GB/s in sum"
+    print(f"{took}; the larger worker holds {memory} MB")
     assert all(megabytes < 80 for megabytes in memory.values()), memory
