@@ -5,11 +5,12 @@
     enrolment_client                that node, once it knows the root: the gateway shows a certificate, we have none
     bootstrap_client                that node before it knows the root: unverified, used only to fetch the genesis
                                     entry, whose hash must then equal the one in the token
+    consul_client                   a gateway or a command towards Consul, by its name and the CA of its own
 
 TLS 1.3 only; no tickets, because a resumed session is not checked for revocation or expiry (C15); our root and no
-other. Names play no part: the client sends no server name (wrap with `server_hostname=None`) and the server reads none
-(C01); who a peer is comes from its certificate alone (verify.py), which is asked after every handshake. A context is
-built anew whenever the root or the identity changes, never altered.
+other, but for Consul, which is no node of ours. Between nodes names play no part: the client sends no server name (wrap
+with `server_hostname=None`) and the server reads none (C01); who a peer is comes from its certificate alone, which is
+asked after every handshake (verify.py). A context is built anew whenever root or identity change, never altered.
 """
 
 from __future__ import annotations
@@ -63,6 +64,26 @@ def bootstrap_client() -> ssl.SSLContext:
     """Unverified. Whatever is read over it is worth nothing until its hash equals the one in the token."""
     context = _client()
     context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def consul_client(ca_file: str | None) -> ssl.SSLContext:
+    """For asking Consul, whose certificate has to be from `ca_file`, or without one from a CA that the system trusts.
+
+    Raises:
+        InputError: the file cannot be read, or holds no certificate.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and the name
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if ca_file is None:
+        context.load_default_certs()
+        return context
+    try:
+        context.load_verify_locations(cafile=ca_file)
+    except (OSError, ssl.SSLError) as exc:
+        why = "it holds no certificate" if isinstance(exc, ssl.SSLError) else exc.strerror
+        what = f"the CA of Consul cannot be read: {why}"
+        raise InputError(what, where=ca_file, hint="name a PEM file with --consul-ca") from None
     return context
 
 

@@ -19,7 +19,15 @@ import trio
 
 from inventory.errors import InputError
 from inventory.registries.interface import Change, Record, parse_key
-from inventory.registries.sqlite_file import apply_changes, copy_file, errors_of, open_file, read_prefix, read_revision
+from inventory.registries.sqlite_file import (
+    apply_changes,
+    close_to_changes,
+    copy_file,
+    errors_of,
+    open_file,
+    read_prefix,
+    read_revision,
+)
 
 POLL_INTERVAL = 1.0
 """How long another process's change may go unnoticed when its nudge was lost."""
@@ -108,6 +116,10 @@ class EmbeddedRegistry:
             Unavailable: it cannot be written. No file is left behind.
         """
         await trio.to_thread.run_sync(copy_file, self._path, to_path, changes)
+
+    async def close_to_changes(self, *, closed: bool = True) -> None:
+        """Refuses all changes from now on, to every process, or takes them again: for a registry that is moved."""
+        await self._run(lambda connection: close_to_changes(connection, closed=closed))
 
     def _expired_leases(self) -> int:
         """Forgets leases that ran out; returns the count of lease changes so far."""

@@ -21,6 +21,8 @@ from inventory.names import shown
 KEY_MAX = 512
 VALUE_MAX = 16 * 1024 * 1024
 """Bytes of one value; the largest is a signed policy entry."""
+CHANGES_MAX = 60
+"""Changes that every registry takes at once; Consul's transactions end at 64 operations, some of which we need."""
 
 ANY: Final = None
 """Expect whatever is there, or nothing."""
@@ -73,13 +75,15 @@ class Registry(Protocol):
     async def get(self, key: str) -> Record | None: ...
 
     async def transact(self, changes: Sequence[Change]) -> int:
-        """All of `changes` or none, durable when it returns. A key may occur once.
+        """All of `changes` or none, durable when it returns. A key may occur once. Every registry takes CHANGES_MAX
+        changes at once; one that takes no more says so before it writes anything.
 
         Returns:
             The revision after it.
 
         Raises:
             Conflict: a version differs; names the first such key.
+            InputError: these are more changes than it takes at once.
         """
         ...
 
@@ -87,9 +91,14 @@ class Registry(Protocol):
         """The current revision, as soon as it differs from `after_revision`. Several changes may be told as one."""
         ...
 
+    def nudge(self) -> None:
+        """Says that something changed, maybe in another process: every watch here looks again now."""
+        ...
+
     async def lease(self, key: str, value: bytes, ttl: float) -> None:
         """Says `value` under `key` for `ttl` seconds from now. Renewed, and changed, by calling again; ends with the
-        process that holds it. Leases have keys of their own, apart from records."""
+        process that holds it, though others may see it for up to 20 s or twice its time after a process that was
+        killed. Leases have keys of their own, apart from records."""
         ...
 
     async def release(self, key: str) -> None:

@@ -31,6 +31,13 @@ _SCHEMA = (
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {SCHEMA_VERSION}",
 )
+_CLOSED = {
+    f"closed_to_{what}": f"CREATE TRIGGER closed_to_{what} BEFORE {what} ON records "
+    "BEGIN SELECT RAISE(ABORT, 'closed'); END"
+    for what in ("insert", "delete")
+}
+"""Trigger -> the statement that makes it."""
+
 # After every key that starts with the prefix: keys are printable ASCII.
 _AFTER = "\x7f"
 
@@ -61,6 +68,10 @@ def _unavailable(path: Path, exc: sqlite3.Error) -> Unavailable:
         sqlite3.SQLITE_BUSY: ("the registry is locked by another process", "end the process that holds it"),
         sqlite3.SQLITE_CORRUPT: ("the registry is damaged", _restore_hint(path)),
         sqlite3.SQLITE_NOTADB: ("this is not a registry", _restore_hint(path)),
+        sqlite3.SQLITE_CONSTRAINT: (  # of the triggers below; the tables have none that ours could break
+            "the registry is being moved to Consul, or was",
+            "run the command again; if `registry copy` was killed, run that again first",
+        ),
         # SQLite says this, and not FULL, when there is no room for its shared memory or the limit of a file is reached.
         sqlite3.SQLITE_IOERR: (
             "the disk is full or has failed under the registry",
@@ -187,6 +198,15 @@ def read_prefix(connection: sqlite3.Connection, prefix: str) -> tuple[dict[str, 
         return records, read_revision(connection)
 
 
+def close_to_changes(connection: sqlite3.Connection, *, closed: bool) -> None:
+    """By triggers, which whoever has the file open already obeys too. They change nothing of its content."""
+    with _transaction(connection):
+        for name, statement in _CLOSED.items():
+            connection.execute(f"DROP TRIGGER IF EXISTS {name}")
+            if closed:
+                connection.execute(statement)
+
+
 def copy_file(path: Path, to_path: Path, changes: Sequence[Change]) -> None:
     """A complete copy of the registry at one moment, with `changes` made in it, durable under `to_path`."""
     temporary = to_path.with_name(f".{to_path.name}.{secrets.token_hex(8)}.tmp")
@@ -202,6 +222,7 @@ def copy_file(path: Path, to_path: Path, changes: Sequence[Change]) -> None:
             source.backup(target, pages=-1)
             # One file without companions, which can be moved anywhere.
             target.execute("PRAGMA journal_mode = DELETE")
+            close_to_changes(target, closed=False)
             if changes:
                 apply_changes(target, changes)
         _sync(temporary)

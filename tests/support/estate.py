@@ -54,6 +54,8 @@ class Estate:
         self.logs = tmp_path / "logs"
         self.logs.mkdir()
         self.gateway_address = ""
+        self.init_options: tuple[str, ...] = ()
+        """Added to every `init`: which registry, when the test is run with more than one."""
         self.nodes: dict[str, RunningProcess] = {}
         self.prefixes: dict[str, tuple[str, ...]] = {}
         """Words before every command of a home: `ip netns exec ...`, `prlimit ...`."""
@@ -150,7 +152,16 @@ class Estate:
     def init(self, *args: str, gateway: str | None = None) -> None:
         """`gateway` is its ADDR:PORT as others dial it; further options go to the command as they are."""
         self.gateway_address = gateway or self.free_endpoint()
-        self.ok(OPERATOR, "init", "--domain", TRUST_DOMAIN, "--gateway", f"gw1={self.gateway_address}", *args)
+        self.ok(
+            OPERATOR,
+            "init",
+            "--domain",
+            TRUST_DOMAIN,
+            "--gateway",
+            f"gw1={self.gateway_address}",
+            *self.init_options,
+            *args,
+        )
 
     def add_host(
         self,

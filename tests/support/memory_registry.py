@@ -73,6 +73,9 @@ class MemoryRegistry:
             with trio.move_on_at(min(deadlines, default=float("inf"))):
                 await changed.wait()
 
+    def nudge(self) -> None:
+        pass
+
     async def lease(self, key: str, value: bytes, ttl: float) -> None:
         parse_key(key)
         await trio.lowlevel.checkpoint()

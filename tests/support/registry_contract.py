@@ -15,7 +15,7 @@ import pytest
 import trio
 
 from inventory.errors import InputError
-from inventory.registries.interface import ANY, Change, Conflict, Record, Registry
+from inventory.registries.interface import ANY, CHANGES_MAX, Change, Conflict, Record, Registry
 
 SHORT = 0.05
 LONG = 60.0
@@ -90,6 +90,28 @@ async def a_key_occurs_once_in_a_transaction(registry: Registry) -> None:
     with pytest.raises(InputError):
         await registry.transact([Change("a", ANY, b"1"), Change("a", ANY, b"2")])
     assert await values(registry) == {}
+
+
+async def a_large_value_is_a_value_like_any_other(registry: Registry) -> None:
+    """Larger than one request to some stores; the largest that may be is a policy."""
+    large = bytes(range(256)) * 6000
+    await registry.transact([Change("a", 0, large), Change("b", 0, b"1"), Change("c", 0, large + b"c")])
+    first = await version(registry, "a")
+    with pytest.raises(Conflict):
+        await registry.transact([Change("b", ANY, b"2"), Change("a", first + 1, large + b"2")])
+    assert await values(registry) == {"a": large, "b": b"1", "c": large + b"c"}
+    await registry.transact([Change("a", first, large[::-1]), Change("c", ANY, None)])
+    assert await values(registry) == {"a": large[::-1], "b": b"1"}
+
+
+async def as_many_changes_as_promised_are_one_transaction(registry: Registry) -> None:
+    wanted = {f"many/{number:02}": b"x" * 9000 for number in range(CHANGES_MAX)}
+    changes = [Change(key, 0, value) for key, value in wanted.items()]
+    with pytest.raises(Conflict):
+        await registry.transact([*changes[:-1], Change("last", 7, b"")])
+    assert await values(registry) == {}
+    await registry.transact(changes)
+    assert await values(registry) == wanted
 
 
 async def bad_keys_are_refused(registry: Registry) -> None:
@@ -188,11 +210,11 @@ async def a_lease_vanishes_and_its_watchers_hear_of_it(registry: Registry) -> No
 
 async def a_renewed_lease_lives_and_is_no_news(registry: Registry) -> None:
     await registry.lease("a", b"1", SHORT)
-    await registry.lease("marker", b"", SHORT)
     await registry.lease("a", b"1", LONG)
     _, revision = await registry.read("")
     await registry.lease("a", b"1", LONG)
     assert (await registry.read(""))[1] == revision
+    await registry.lease("marker", b"", SHORT)
     with trio.fail_after(PATIENCE):
         while "marker" in await registry.leases(""):
             revision = await registry.watch(revision)
@@ -221,6 +243,8 @@ CONTRACT: list[Check] = [
     compare_and_set_expects_a_version,
     a_deleted_key_never_has_an_old_version_again,
     a_key_occurs_once_in_a_transaction,
+    a_large_value_is_a_value_like_any_other,
+    as_many_changes_as_promised_are_one_transaction,
     bad_keys_are_refused,
     one_of_many_wins_a_race,
     a_revision_changes_with_every_change_and_only_then,

@@ -81,7 +81,20 @@ def test_every_public_context_is_in_this_list() -> None:
         and node.returns is not None
         and ast.unparse(node.returns) == "ssl.SSLContext"
     }
-    assert found == set(BUILDERS)
+    assert found == {*BUILDERS, "consul_client"}
+
+
+def test_consul_is_known_by_its_name_and_its_ca_alone(domain: TrustDomain, tmp_path: Path) -> None:
+    ca = tmp_path / "ca.pem"
+    ca.write_text(domain.root_pem)
+    context = contexts.consul_client(str(ca))
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.get_ca_certs(binary_form=True) == [certificates.to_der(domain.root)]
+    for wrong in (tmp_path / "missing", tmp_path / "nothing"):
+        (tmp_path / "nothing").write_text("nothing")
+        with pytest.raises(InputError, match="the CA of Consul cannot be read"):
+            contexts.consul_client(str(wrong))
 
 
 def test_c28_no_other_file_builds_a_context() -> None:

@@ -37,6 +37,10 @@ NOT_TESTED_BY_NAME: dict[str, str] = {
     "inventory/errors.py": "four exception classes; what they print is tested with the command line",
     "bridge/flow_log.py": "a file and a thread: tests/e2e/test_flow_log.py",
     "bridge/metrics_server.py": "a listening socket: tests/e2e/test_metrics_server.py",
+    **{
+        f"inventory/registries/{name}.py": "only ever tested against a real Consul: tests/e2e/test_consul_*.py"
+        for name in ("consul", "consul_http", "consul_leases", "consul_store")
+    },
     "bridge/limits.py": "named numbers; the tests of what they limit use them",
 }
 """Modules below `agents/` that no test names or imports, each with the reason."""
