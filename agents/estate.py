@@ -1,6 +1,7 @@
 """I/O: what a home directory holds, whose it is, and how an operator's command changes the estate from it.
 
-    operator.key  root.key  issuer.pem  registry.db     where the estate was made
+    operator.key  root.key  issuer.pem  registry.db     where the estate was made (no registry.db: it is in Consul)
+    kept.db                                             a gateway's copy of what it needs of a registry in Consul
     identity.pem  domain.json                           every node
     authority.slice  addresses.json  services.toml      hosts
     admin.sock  lock  flows.jsonl                       while and after a node runs
@@ -34,7 +35,8 @@ from inventory.errors import InputError, MeshError, Unavailable
 from inventory.home import read_file, read_secret, write_file
 from inventory.model import Gateway
 from inventory.names import parse_domain, parse_gateway, parse_host
-from inventory.registries.embedded import EmbeddedRegistry, open_embedded
+from inventory.registries.consul_place import ConsulPlace
+from inventory.registries.embedded import open_embedded
 from inventory.registries.interface import Conflict, Registry
 from inventory.strict_json import decode
 
@@ -61,6 +63,8 @@ class HomeConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     """`ADDR:PORT` of the DNS server; None: the slice's first usable address, port 5300."""
     certificate_lifetime: float = limits.CERTIFICATE_LIFETIME
     """Seconds; of the certificates that this gateway issues."""
+    consul: ConsulPlace | None = None
+    """Where the registry is; None: in this home, when it is the one where the estate was made."""
     invite: str | None = None
     """Id of the token that this host enrolled with, so that using it again is seen to be done already."""
 
@@ -118,6 +122,11 @@ class Home:
         return self.path / "registry.db"
 
     @property
+    def kept(self) -> Path:
+        """See `agents.knowledge.kept`."""
+        return self.path / "kept.db"
+
+    @property
     def slice(self) -> Path:
         return self.path / "authority.slice"
 
@@ -172,8 +181,8 @@ def store_config(home: Path, config: HomeConfig) -> None:
     write_file(Home(home).config, msgspec.json.format(msgspec.json.encode(config), indent=2) + b"\n")
 
 
-def open_registry(home: Path) -> AbstractAsyncContextManager[EmbeddedRegistry]:
-    """The embedded registry of the home where the estate was made.
+def open_registry(home: Path) -> AbstractAsyncContextManager[Registry]:
+    """The registry of the home where the estate was made: the one in it, or the one in Consul (not asked anything yet).
 
     Raises:
         InputError: this home has none.
@@ -181,6 +190,11 @@ def open_registry(home: Path) -> AbstractAsyncContextManager[EmbeddedRegistry]:
     """
     path = Home(home).registry
     config = load_config(home)
+    if config.consul is not None:
+        # Only here: its libraries take longer to load than most commands take to run.
+        from agents.consul import open_consul
+
+        return open_consul(config.consul)
     if not path.exists():
         if config.role == "host":
             raise InputError(
@@ -279,7 +293,7 @@ def load_operator_key(home: Path, config: HomeConfig) -> OperatorKey:
 
 
 @asynccontextmanager
-async def inspect(home: Path) -> AsyncIterator[tuple[HomeConfig, EmbeddedRegistry, VerifiedLog]]:
+async def inspect(home: Path) -> AsyncIterator[tuple[HomeConfig, Registry, VerifiedLog]]:
     """The registry and the verified log, to read.
 
     Raises:

@@ -27,9 +27,10 @@ from agents.control.enrolment import EnrolmentServer
 from agents.control.paths import Paths
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
-from agents.estate import HomeConfig, load_config, open_registry
+from agents.estate import Home, HomeConfig, load_config, open_registry
 from agents.guards import must_pass
 from agents.handover import Inherited
+from agents.knowledge.kept import EnrolledKeys, open_kept
 from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
@@ -45,14 +46,13 @@ from bridge.flows import Flow
 from bridge.identity.issuer import IssuanceRecord, Issuer, make_csr, read_csr
 from bridge.logs import get_logger
 from inventory.authority import AuthorityState
-from inventory.authority.enrolments import read_enrolment
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.health import HealthByHost
 from inventory.home import HomeLock, lock_home, read_secret
 from inventory.model import Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
 from inventory.policy_rules import Rule
-from inventory.registries.embedded import EmbeddedRegistry
+from inventory.registries.interface import Registry
 from inventory.snapshot import Snapshot, Touched
 
 log = get_logger()
@@ -71,17 +71,19 @@ class GatewayAgent(Node):
         self,
         home: Path,
         config: HomeConfig,
-        registry: EmbeddedRegistry,
+        registry: Registry,
         ledger: Ledger,
         *,
         workers: int,
         metrics: str | None,
         inherited: Inherited,
+        kept: Registry | None = None,
     ) -> None:
         root = ledger.state.root_certificate
         super().__init__(home, config, root, workers=workers, metrics=metrics, inherited=inherited)
         self._registry = registry
         self._ledger = ledger
+        self._enrolled = EnrolledKeys(registry, kept)
         self._issuer = Issuer.from_pem(read_secret(home / "issuer.pem").decode(), where=str(home / "issuer.pem"))
         self._carriers = PathCarriers(self.workers, lambda path_id: self._paths.ended(path_id))
         self._paths = Paths(self._carriers.join, most=_paths_max() * workers)
@@ -94,6 +96,7 @@ class GatewayAgent(Node):
             latest=lambda: ledger.latest,
             refresh=ledger.refresh,
             lifetime=config.certificate_lifetime,
+            enrolled=self._enrolled.of,
         )
         self._leases: dict[str, float] = {}
         """Host -> monotonic time until which it counts as here without a session."""
@@ -129,6 +132,7 @@ class GatewayAgent(Node):
 
     async def start(self, nursery: trio.Nursery) -> None:
         self._expect_hosts()
+        await self._enrolled.keep_all()
         await self._tell_worker()
         self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen or self._own_address()))
         nursery.start_soon(self._control.run)
@@ -258,7 +262,7 @@ class GatewayAgent(Node):
         revoked = self.snapshot.is_revoked(str(spiffe), key)
         if revoked is not None:
             return f"revoked: {revoked}"
-        enrolled = await read_enrolment(self._registry, "host", host)
+        enrolled = await self._enrolled.of(host)
         if enrolled is not None and enrolled.key != key:
             return f"host {host} was enrolled again with another key"
         return None
@@ -579,10 +583,12 @@ async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} agent run")
     left = handover.take()
     with HomeLock(left.lock) if left.lock is not None else lock_home(home) as lock:
-        async with open_registry(home) as registry:
-            ledger = Ledger(registry, home, config.genesis)
+        async with open_registry(home) as registry, open_kept(Home(home), config) as kept:
+            ledger = Ledger(registry, home, config.genesis, kept=kept)
             await ledger.load()
-            agent = GatewayAgent(home, config, registry, ledger, workers=workers, metrics=metrics, inherited=left)
+            agent = GatewayAgent(
+                home, config, registry, ledger, workers=workers, metrics=metrics, inherited=left, kept=kept
+            )
             gc.collect()
             gc.freeze()  # what is known at the start stays: a walk over it would stop everything meanwhile
             try:

@@ -177,6 +177,12 @@ JSON_DEPTH_MAX = 32
 LEASE = 15.0
 REGISTRY_RETRY = 1.0
 """Between two tries to read a registry that failed or whose log was refused."""
+REGISTRY_PATIENCE = 2.0
+"""How long a host that connects may wait for what the registry says of it, before what is kept on disk counts."""
+REGISTRY_AWAY = 5.0
+"""After such a wait, for how long nobody else is made to wait for the same."""
+REGISTRY_REOPEN = 5.0
+"""For a registry that was closed in order to be moved to take changes again, when the move has failed."""
 CONTROL_REQUEST_TIMEOUT = 10.0
 CONTROL_RATE_MIN = 4 * KIB
 """Bytes of a message that a peer takes per second, on top of that: half of what a link of 64 kbit/s carries."""

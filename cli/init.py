@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from cli.app import App, pass_app, run, words
+from cli.consul_options import consul_options, consul_place, registry_words
 from cli.output import print_fields, print_json
 from cli.values import DOMAIN, ENDPOINT, duration, grammar, option_value
 
@@ -29,6 +32,8 @@ from cli.values import DOMAIN, ENDPOINT, duration, grammar, option_value
 )
 @click.option("--operator", metavar="NAME", help="Your name in the audit trail.  [default: your user name]")
 @click.option("--certificate-lifetime", type=duration, default="24h", show_default=True, metavar="DURATION")
+@click.option("--registry", type=click.Choice(["embedded", "consul"]), default="embedded", show_default=True)
+@consul_options
 @pass_app
 def init(
     app: App,
@@ -38,6 +43,11 @@ def init(
     namespace: str,
     operator: str | None,
     certificate_lifetime: float,
+    registry: str,
+    consul_address: str | None,
+    consul_token_file: Path | None,
+    consul_ca: Path | None,
+    consul_prefix: str | None,
 ) -> None:
     """Make a trust domain here: operator key, root, issuer, registry, first gateway.
 
@@ -55,6 +65,7 @@ def init(
         namespace=namespace,
         listen=listen,
         certificate_lifetime=certificate_lifetime,
+        consul=consul_place(registry == "consul", consul_address, consul_token_file, consul_ca, consul_prefix),
     )
     config = run(lambda: bootstrap.init(app.home, estate))
     made = {
@@ -64,6 +75,7 @@ def init(
         "gateway": config.name,
         "address": estate.address,
         "listen": config.listen,
+        "registry": registry_words(config.consul),
         "home": str(app.home),
     }
     if app.is_json:

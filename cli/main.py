@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "host": ("cli.host:host", "Hosts: record, invite, drain, revoke, remove."),
     "service": ("cli.service:service", "Services: place and remove instances."),
     "policy": ("cli.policy:policy", "The policy: check, apply, show, explain; the audit trail."),
-    "registry": ("cli.registry:registry", "The embedded registry: back it up, restore it."),
+    "registry": ("cli.registry:registry", "The registry: back it up, restore it, move it."),
     "status": ("cli.status:status", "How this node is."),
     "doctor": ("cli.doctor:doctor", "Look for what is wrong here, and say what to do."),
     "resolve": ("cli.names:resolve", "The address of a service on this host."),

@@ -1,4 +1,4 @@
-"""I/O: `meshbridge registry`: a backup of the embedded registry in one file, and the way back."""
+"""I/O: `meshbridge registry`: a backup of the registry in one file, the way back, and moves into Consul and out."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from pathlib import Path
 import click
 
 from cli.app import App, pass_app, run, words
+from cli.consul_options import consul_options, consul_place, registry_words
 from cli.output import print_fields, print_json
 
 
 @click.group()
 def registry() -> None:
-    """The embedded registry: back it up, restore it."""
+    """The registry: back it up, restore it, move it into Consul or out of it."""
 
 
 @registry.command(epilog="Example: meshbridge --home op registry backup /var/backups/meshbridge.db")
@@ -58,4 +59,46 @@ def restore(app: App, file: Path, past: int | None) -> None:
         print_fields(fields)
     if restored.lost:
         words("what the lost entries said is gone: look at revocations first, then hosts, services and policy")
+    words(f"next: meshbridge --home {app.home} gateway run")
+
+
+@registry.command(
+    epilog="Example: meshbridge --home op registry copy --from embedded --to consul --consul-address http://127.0.0.1:8500"
+)
+@click.option("--from", "source", type=click.Choice(["embedded", "consul"]), required=True, help="Where it is.")
+@click.option("--to", "target", type=click.Choice(["embedded", "consul"]), required=True, help="Where it is to be.")
+@consul_options
+@pass_app
+def copy(
+    app: App,
+    source: str,
+    target: str,
+    consul_address: str | None,
+    consul_token_file: Path | None,
+    consul_ca: Path | None,
+    consul_prefix: str | None,
+) -> None:
+    """Move the estate's registry between this home and Consul, with the gateway stopped.
+
+    All of it is copied, verified and compared before this home uses it. The old one is closed to changes and kept.
+    """
+    from agents.operating import registry_moves
+
+    if source == target:
+        raise click.UsageError("--from and --to are the same")
+    place = consul_place(target == "consul", consul_address, consul_token_file, consul_ca, consul_prefix)
+    if place is not None:
+        moved = run(lambda: registry_moves.move_to_consul(app.home, place))
+    else:
+        moved = run(lambda: registry_moves.move_home(app.home))
+    fields = {
+        "registry": registry_words(place),
+        "records": moved.records,
+        "number": moved.number,
+        "old_files": str(moved.aside) if moved.aside else None,
+    }
+    if app.is_json:
+        print_json(fields)
+    else:
+        print_fields(fields)
     words(f"next: meshbridge --home {app.home} gateway run")

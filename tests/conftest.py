@@ -52,6 +52,7 @@ LONG_FILES = frozenset(
         "a_restored_registry_serves_its_hosts_again",
         "a_revoked_host_is_cut_off_at_once",
         "an_error_anywhere_ends_one_connection_at_most",
+        "an_estate_works_on_without_its_consul",
         "an_idle_node_uses_next_to_nothing",
         "bulk_arrives_byte_for_byte_both_ways_at_once",
         "bytes_that_come_one_at_a_time_mean_the_same",

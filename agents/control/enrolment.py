@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -33,6 +35,7 @@ from bridge.identity.issuer import IssuanceRecord, Issuer, read_csr, refuse_fore
 from bridge.logs import get_logger
 from inventory.authority import (
     AuthorityState,
+    Enrolment,
     InviteBody,
     SignedEntry,
     TokenRefused,
@@ -41,7 +44,7 @@ from inventory.authority import (
     record_refusal,
     spend_invite,
 )
-from inventory.errors import AnswerIsNo, InputError, MeshError
+from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.names import SpiffeId
 from inventory.registries.interface import Registry
 
@@ -120,6 +123,7 @@ class EnrolmentServer:
         refresh: brings those two up to the registry's head: a token may be used the moment it was printed.
         lifetime: of the certificates, seconds.
         now: the wall clock, unix seconds.
+        enrolled: a host's latest enrolment, also while the registry is away; without it, the registry's.
     """
 
     def __init__(
@@ -133,6 +137,7 @@ class EnrolmentServer:
         refresh: Callable[[], Awaitable[object]],
         lifetime: float = limits.CERTIFICATE_LIFETIME,
         now: Callable[[], float] = clock.now,
+        enrolled: Callable[[str], Awaitable[Enrolment | None]] | None = None,
     ) -> None:
         self._identity_path = Home(home).identity
         self._registry = registry
@@ -142,6 +147,7 @@ class EnrolmentServer:
         self._refresh = refresh
         self._lifetime = lifetime
         self._now = now
+        self._enrolled = enrolled or partial(read_enrolment, registry, "host")
 
     async def serve_guest(self, sock: socket.socket, remote: str, *, waited: float = 0.0) -> IssuanceRecord | None:
         """As `serve`, where the preface is still to be read."""
@@ -261,11 +267,12 @@ class EnrolmentServer:
         Raises:
             _RequestRefused: with the same words for a host that is not there, one that is revoked and another key.
         """
-        await self._refresh()
+        with trio.move_on_after(limits.REGISTRY_PATIENCE), suppress(Unavailable):
+            await self._refresh()  # a host comes back by what was verified, too (F16)
         state = self._state()
         key = _read_key(wanted.csr)
         host = state.hosts.get(wanted.name)
-        enrolled = await read_enrolment(self._registry, "host", host.name) if host is not None else None
+        enrolled = await self._enrolled(host.name) if host is not None else None
         if host is None or enrolled is None or enrolled.key != key or key in state.revoked_keys:
             raise _RequestRefused("key", _NO_REISSUE)
         spiffe = SpiffeId(state.trust_domain, "host", host.name)

@@ -30,11 +30,14 @@ class VerifiedLog:
     Args:
         registry: where the log is.
         genesis: fingerprint of the first entry, from domain.json.
+        collects: also put what was verified into `unkept`, for somebody who keeps a copy and takes it from there.
     """
 
-    def __init__(self, registry: Registry, genesis: str) -> None:
+    def __init__(self, registry: Registry, genesis: str, *, collects: bool = False) -> None:
         self._registry = registry
         self._genesis = genesis
+        self._collects = collects
+        self.unkept: list[SignedEntry] = []
         self._one_at_a_time = trio.Lock()
         self.state = AuthorityState()
         self.latest: dict[str, SignedEntry] = {}
@@ -46,15 +49,18 @@ class VerifiedLog:
         touched, self.touched = self.touched, frozenset()
         return touched
 
-    async def refresh(self) -> bool:
+    async def refresh(self, source: Registry | None = None) -> bool:
         """Read and verify what is new; whether there was anything.
+
+        Args:
+            source: to read from another place than usual: a copy on disk.
 
         Raises:
             AuthorityError: the log does not verify, went back, or is another trust domain's. Nothing changed here.
             Unavailable: the registry does not answer.
         """
         async with self._one_at_a_time:
-            new = await self._read_new()
+            new = await self._read_new(source or self._registry)
             if not new:
                 return False
             state = verify_log(new, self.state)
@@ -62,10 +68,12 @@ class VerifiedLog:
             keyed = {entry_key(msgspec.json.decode(signed.payload, type=Entry).body): signed for signed in new}
             self.state, self.latest = state, {**self.latest, **keyed}
             self.touched |= keyed.keys()
+            if self._collects and source is None:
+                self.unkept += new
             return True
 
-    async def _read_new(self) -> list[SignedEntry]:
-        new = await read_log(self._registry, self.state.number)
+    async def _read_new(self, source: Registry) -> list[SignedEntry]:
+        new = await read_log(source, self.state.number)
         if new and self.state.number == 0 and genesis_fingerprint(new[0]) != self._genesis:
             raise AuthorityError(
                 "the registry holds the log of another trust domain",
@@ -73,7 +81,7 @@ class VerifiedLog:
                 hint="put this home's own registry back from its backup",
             )
         if not new:
-            head = await read_head(self._registry)
+            head = await read_head(source)
             if head is None:
                 raise AuthorityError("the registry holds no log", hint="put the registry back from its backup")
             if head.number == self.state.number and head.hash != self.state.head:

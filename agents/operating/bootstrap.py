@@ -2,7 +2,7 @@
 
 Everything is made in a directory beside the home and renamed into place at the end, so there is a whole estate or none.
 It is removed when that fails. One left by a killed run is made anew by the next; its keys never meant anything to
-anybody.
+anybody. A registry in Consul is `filling` until the home is whole, and is made anew in the same way.
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
 from agents import clock
-from agents.estate import Home, HomeConfig, check_certificate_lifetime, store_config
+from agents.estate import Home, HomeConfig, check_certificate_lifetime, load_config, store_config
 from agents.knowledge.key_holders import claim_key
+from agents.knowledge.verified_log import VerifiedLog
 from bridge import limits
 from bridge.dns.addresses import DEFAULT_SLICE
 from bridge.identity import certificates
@@ -34,13 +37,16 @@ from inventory.authority import (
     genesis_fingerprint,
 )
 from inventory.endpoints import Endpoint, parse_endpoint
-from inventory.errors import InputError, Unavailable
+from inventory.errors import InputError, MeshError, Unavailable
 from inventory.home import lock_home, make_home, write_secret
 from inventory.model import Gateway
 from inventory.names import SpiffeId, parse_domain, parse_gateway, shown
+from inventory.registries.consul_place import ConsulPlace
 from inventory.registries.embedded import open_embedded
-from inventory.registries.interface import Change
+from inventory.registries.interface import Change, Registry
 
+_FIRST_ENTRIES = 2
+"""In the log of a new estate: its domain and its first gateway."""
 _NOT_EMPTY = frozenset({errno.ENOTEMPTY, errno.EEXIST})
 _MOUNTED = frozenset({errno.EBUSY, errno.EXDEV})
 """What a rename onto a mount point says; a bind mount cannot be told beforehand."""
@@ -59,6 +65,8 @@ class NewEstate:
     operator_name: str
     namespace: str = "bridge.internal"
     certificate_lifetime: float = limits.CERTIFICATE_LIFETIME
+    consul: ConsulPlace | None = None
+    """Where the registry is to be; None: in the home."""
 
     def __post_init__(self) -> None:
         """Raises InputError."""
@@ -93,6 +101,7 @@ def new_estate(
     namespace: str = "bridge.internal",
     listen: str | None = None,
     certificate_lifetime: float = limits.CERTIFICATE_LIFETIME,
+    consul: ConsulPlace | None = None,
 ) -> NewEstate:
     """From what a person writes; `gateway` is `NAME=ADDR:PORT`.
 
@@ -113,6 +122,7 @@ def new_estate(
         operator_name=operator_name,
         namespace=parse_domain(namespace),
         certificate_lifetime=certificate_lifetime,
+        consul=consul,
     )
 
 
@@ -125,15 +135,16 @@ async def init(home: Path, estate: NewEstate) -> HomeConfig:
 
     Raises:
         InputError: there is an estate or anything else in it already.
-        Unavailable: it cannot be written, or another `init` is at work on it.
+        Unavailable: it cannot be written, another `init` is at work on it, or Consul is away.
     """
     home, building = _places(home)
     make_home(building)
     with lock_home(building):
         try:
+            own = estate.consul is not None and await _is_own_leftover(building, estate.consul)
             _clear(building)
-            config = await _build(building, estate)
-            _move_into_place(building, home)
+            config = await _build(building, estate, over_leftover=own)
+            await _finish(building, home, estate.consul)
         except BaseException:
             # Interrupted, or the disk is full: what is half made is of no use to anybody, and holds keys.
             shutil.rmtree(building, ignore_errors=True)
@@ -182,7 +193,50 @@ def _clear(directory: Path) -> None:
             path.unlink()
 
 
-async def _build(directory: Path, estate: NewEstate) -> HomeConfig:
+async def _is_own_leftover(building: Path, place: ConsulPlace) -> bool:
+    """Whether a killed run got as far as a whole registry in Consul, and no further: nobody else can have used it."""
+    from agents.consul import open_consul
+
+    try:
+        config = load_config(building)
+        async with open_consul(place) as registry:
+            log = VerifiedLog(registry, config.genesis)
+            await log.refresh()
+            return log.state.number == _FIRST_ENTRIES
+    except MeshError:
+        return False
+
+
+async def _finish(building: Path, home: Path, place: ConsulPlace | None) -> None:
+    """The registry in Consul is somebody's from here on; the home a moment later, or else neither."""
+    if place is None:
+        _move_into_place(building, home)
+        return
+    from agents.consul import open_consul
+
+    async with open_consul(place) as registry:
+        await registry.store.become("ready")
+        try:
+            _move_into_place(building, home)
+        except MeshError:
+            await registry.store.become("filling")
+            raise
+
+
+@asynccontextmanager
+async def _new_registry(home: Home, place: ConsulPlace | None, *, over_leftover: bool) -> AsyncIterator[Registry]:
+    if place is None:
+        async with open_embedded(home.registry) as embedded:
+            yield embedded
+        return
+    from agents.consul import open_consul
+
+    async with open_consul(place) as registry:
+        await registry.store.begin(over="ready" if over_leftover else None)
+        yield registry
+
+
+async def _build(directory: Path, estate: NewEstate, *, over_leftover: bool) -> HomeConfig:
     now = clock.now()
     operator, root_key = OperatorKey.generate(), certificates.generate_key()
     root = certificates.create_root(root_key, estate.trust_domain, now=now)
@@ -196,7 +250,8 @@ async def _build(directory: Path, estate: NewEstate) -> HomeConfig:
     write_secret(home.root_key, (certificates.private_key_pem(root_key) + root_pem).encode())
     issuer_pem = certificates.private_key_pem(issuer_key) + certificates.to_pem(issuer_certificate)
     write_secret(home.issuer, issuer_pem.encode())
-    genesis, key = await _write_registry(home, estate, operator=operator, root_pem=root_pem, now=now)
+    async with _new_registry(home, estate.consul, over_leftover=over_leftover) as registry:
+        genesis, key = await _write_registry(registry, estate, operator=operator, root_pem=root_pem, now=now)
     spiffe = SpiffeId(estate.trust_domain, "gateway", estate.gateway)
     issued = Issuer(issuer_key, issuer_certificate).issue(
         make_csr(key), spiffe, now=now, lifetime=estate.certificate_lifetime
@@ -211,13 +266,14 @@ async def _build(directory: Path, estate: NewEstate) -> HomeConfig:
         listen=estate.listen,
         addresses=str(DEFAULT_SLICE),
         certificate_lifetime=estate.certificate_lifetime,
+        consul=estate.consul,
     )
     store_config(directory, config)
     return config
 
 
 async def _write_registry(
-    home: Home, estate: NewEstate, *, operator: OperatorKey, root_pem: str, now: float
+    registry: Registry, estate: NewEstate, *, operator: OperatorKey, root_pem: str, now: float
 ) -> tuple[SignedEntry, PrivateKey]:
     """The log's first entries, and the first gateway's key on record as an enrolled one is."""
     key = certificates.generate_key()
@@ -233,10 +289,10 @@ async def _write_registry(
     key_hash = certificates.key_hash(key.public_key())
     spiffe = SpiffeId(estate.trust_domain, "gateway", estate.gateway)
     enrolment = Enrolment(role="gateway", name=estate.gateway, key=key_hash, at=int(now), source="init", invite="init")
-    async with open_embedded(home.registry) as registry:
-        entries = await append(registry, operator, bodies, message="init", now=now)
-        await claim_key(registry, key_hash, spiffe, now=now)
-        await registry.transact([Change(f"enrolled/gateway/{estate.gateway}", 0, msgspec.json.encode(enrolment))])
+    entries = await append(registry, operator, bodies, message="init", now=now)
+    assert len(entries) == _FIRST_ENTRIES
+    await claim_key(registry, key_hash, spiffe, now=now)
+    await registry.transact([Change(f"enrolled/gateway/{estate.gateway}", 0, msgspec.json.encode(enrolment))])
     return entries[0], key
 
 

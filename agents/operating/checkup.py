@@ -25,7 +25,7 @@ from inventory.home import check_secret
 
 State = Literal["ok", "warn", "fail"]
 
-_SECRETS = ("operator.key", "root.key", "issuer.pem", "identity.pem", "registry.db", "enrolment.pending")
+_SECRETS = ("operator.key", "root.key", "issuer.pem", "identity.pem", "registry.db", "kept.db", "enrolment.pending")
 _LIFE_LEFT = 0.2
 """Below this share of its life a certificate should have been renewed long ago: renewal begins at half."""
 

@@ -1,20 +1,26 @@
 """I/O: what a home knows, as one snapshot, with nothing running: for commands that explain and look.
 
-In the operator's home that is the registry, verified; in an agent's, what it was last told, verified again.
+In the operator's home that is the registry, verified, or while it is away what the gateway keeps of it; in an agent's,
+what it was last told, verified again.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
-from agents.estate import Home, inspect, load_config
+from agents.estate import Home, HomeConfig, inspect, load_config
 from agents.knowledge.known import PLACEMENT_FILE, Known
 from agents.knowledge.placement import PlacementFile, decode_placement
 from agents.knowledge.placement_rows import load_rows
+from agents.knowledge.verified_log import VerifiedLog
 from agents.operating.policy import read_policy
-from inventory.errors import MeshError
+from inventory.errors import MeshError, Unavailable
 from inventory.health import HealthByHost
 from inventory.home import read_file
+from inventory.registries.embedded import open_embedded
+from inventory.registries.interface import Registry
 from inventory.snapshot import Snapshot
 
 
@@ -23,7 +29,7 @@ async def load_snapshot(home: Path) -> Snapshot:
     config = load_config(home)
     if not Home(home).registry.exists() and config.role == "host":
         return Known.load(home, config.genesis).snapshot
-    async with inspect(home) as (_, registry, log):
+    async with _inspect(home, config) as (registry, log):
         allows = (await read_policy(registry, log.state)).allows
         placed = load_placement(home)
         return Snapshot(
@@ -33,6 +39,21 @@ async def load_snapshot(home: Path) -> Snapshot:
             reported=placed.reported,
             health=HealthByHost(placed.health),
         )
+
+
+@asynccontextmanager
+async def _inspect(home: Path, config: HomeConfig) -> AsyncIterator[tuple[Registry, VerifiedLog]]:
+    """The registry, or while it is away what the gateway of this home keeps of it."""
+    async with AsyncExitStack() as stack:
+        try:
+            _, registry, log = await stack.enter_async_context(inspect(home))
+        except Unavailable:
+            if not Home(home).kept.exists():
+                raise
+            registry = await stack.enter_async_context(open_embedded(Home(home).kept))
+            log = VerifiedLog(registry, config.genesis)
+            await log.refresh()
+        yield registry, log
 
 
 def load_placement(home: Path) -> PlacementFile:

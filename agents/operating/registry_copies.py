@@ -1,4 +1,4 @@
-"""I/O: a copy of the embedded registry in one file, and the way back from it.
+"""I/O: a copy of the registry in one file, and the way back from it, wherever the registry is.
 
 A backup is one consistent moment, taken while everything runs, in which every open token is closed (C20). A restore
 believes nothing of the file: the log in it is verified from the genesis entry of this home, and it replaces nothing
@@ -16,7 +16,6 @@ import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from agents import clock
@@ -24,6 +23,14 @@ from agents.estate import Home, HomeConfig, inspect, load_config, load_operator_
 from agents.knowledge.ledger import POLICY_PREFIX, SEEN_FILE, read_seen
 from agents.knowledge.verified_log import VerifiedLog
 from agents.operating.policy import read_policy
+from agents.operating.registry_files import (
+    make_aside,
+    move,
+    sync,
+    temporary_registry,
+    with_companions,
+    write_out,
+)
 from inventory.authority import (
     AuthorityState,
     Body,
@@ -43,6 +50,7 @@ from inventory.authority.entries import AuthorityError
 from inventory.authority.log import NUMBER_MARK
 from inventory.errors import InputError, MeshError, Unavailable
 from inventory.home import lock_home
+from inventory.registries.consul_place import ConsulPlace
 from inventory.registries.embedded import EmbeddedRegistry, open_embedded
 from inventory.registries.sqlite_file import APPLICATION_ID, copy_file
 
@@ -52,7 +60,6 @@ LOST_MAX = 10_000
 _MAGIC = b"SQLite format 3\0"
 _APPLICATION_ID_AT = 68
 """Where a SQLite file has its application id (https://sqlite.org/fileformat.html, 1.3)."""
-_COMPANIONS = ("", "-wal", "-shm")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +94,10 @@ async def backup(home: Path, to_path: Path) -> Copied:
     async with inspect(home) as (_, registry, log):
         _check_target(home, to_path)
         closing = closing_invites(log.state.invites.values(), clock.now())
-        await registry.backup(to_path, closing)
+        if isinstance(registry, EmbeddedRegistry):
+            await registry.backup(to_path, closing)
+        else:
+            await write_out(registry, to_path, closing)
         return Copied(log.state.number, len(closing))
 
 
@@ -135,7 +145,10 @@ async def restore(home: Path, from_path: Path, *, past: int | None = None) -> Re
     _check_source(from_path)
     with lock_home(home), _prepared(home, from_path) as prepared:
         backup_number, number = await _bring_up_to(prepared, home, config, past=past, where=from_path)
-        aside = _replace(home, prepared, forget_seen=number > backup_number)
+        if config.consul is None:
+            aside = _replace(home, prepared, forget_seen=number > backup_number)
+        else:
+            aside = await _replace_in_consul(home, prepared, config.consul, forget_seen=number > backup_number)
     lost = (backup_number + 1, past) if past is not None and past > backup_number else None
     return Restored(backup_number, number, lost, aside)
 
@@ -143,8 +156,7 @@ async def restore(home: Path, from_path: Path, *, past: int | None = None) -> Re
 @contextlib.contextmanager
 def _prepared(home: Path, from_path: Path) -> Iterator[Path]:
     """A copy of the backup beside the registry, to be verified and then renamed; gone at the end either way."""
-    prepared = home / f".registry.{secrets.token_hex(8)}.tmp"
-    try:
+    with temporary_registry(home) as prepared:
         try:
             copy_file(from_path, prepared, ())
         except Unavailable as exc:
@@ -152,9 +164,6 @@ def _prepared(home: Path, from_path: Path) -> Iterator[Path]:
                 raise InputError(exc.what, where=exc.where, hint="use another backup") from None
             raise
         yield prepared
-    finally:
-        for suffix in _COMPANIONS:
-            prepared.with_name(prepared.name + suffix).unlink(missing_ok=True)
 
 
 async def _bring_up_to(
@@ -238,36 +247,41 @@ def _replace(home: Path, prepared: Path, *, forget_seen: bool) -> Path | None:
     """Sets the old files aside and puts the new one in their place. Killed in between, the home has no registry, which
     no gateway starts with; the same command then finishes it."""
     registry = Home(home).registry
-    old = [path for suffix in _COMPANIONS if (path := registry.with_name(registry.name + suffix)).exists()]
+    old = with_companions(registry)
     seen = [path for path in (home / SEEN_FILE,) if forget_seen and path.exists()]
     try:
-        aside = _make_aside(home) if old or seen else None
+        aside = make_aside(home) if old or seen else None
         if aside is not None:
-            _move(old, aside)  # the file itself first: without it nobody can open the rest
+            move(old, aside)
         prepared.rename(registry)
         if aside is not None:
-            _move(seen, aside)
-        _sync(home)
+            move(seen, aside)
+        sync(home)
     except OSError as exc:
         raise Unavailable(f"the registry cannot be replaced: {exc.strerror}", where=str(home)) from None
     return aside
 
 
-def _move(paths: list[Path], directory: Path) -> None:
-    for path in paths:
-        path.rename(directory / path.name)
+async def _replace_in_consul(home: Path, prepared: Path, place: ConsulPlace, *, forget_seen: bool) -> Path:
+    """The same in Consul: what is there goes to a file, then the backup takes its place. Killed in between, Consul
+    holds a registry without a log, and a gateway goes on from what it keeps; the same command then finishes it."""
+    from agents.consul import open_consul
+    from agents.operating.registry_moves import fill, values_of
 
-
-def _make_aside(home: Path) -> Path:
-    moment = datetime.fromtimestamp(clock.now(), UTC).strftime("%Y%m%dT%H%M%SZ")
-    aside = home / f"registry-before-{moment}-{secrets.token_hex(2)}"
-    aside.mkdir(mode=0o700)
-    return aside
-
-
-def _sync(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    aside = make_aside(home)
+    async with open_consul(place, accepts_moved=True) as target:
+        state = await target.store.state()
+        if state is not None:
+            await write_out(target, aside / Home(home).registry.name)
+        async with open_embedded(prepared) as source:
+            values = await values_of(source)
+        await fill(target, values, over=state)
+        await target.store.become("ready")
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        # A gateway's own copy of the log goes with what it has seen: where entries are given up, both are.
+        seen = [path for path in (home / SEEN_FILE,) if path.exists()]
+        move([*with_companions(Home(home).kept), *seen] if forget_seen else [], aside)
+        sync(home)
+    except OSError as exc:
+        raise Unavailable(f"the old files cannot be set aside: {exc.strerror}", where=str(home)) from None
+    return aside

@@ -193,6 +193,13 @@ async def read_log(registry: Registry, after: int = 0) -> list[SignedEntry]:
     return log
 
 
+def log_changes(entries: Sequence[SignedEntry], head: Head) -> list[Change]:
+    """What puts these entries, which end with `head`, into a copy of the log, whatever is there."""
+    first = head.number - len(entries) + 1
+    changes = [Change(log_key(first + at), ANY, encode_signed(signed)) for at, signed in enumerate(entries)]
+    return [*changes, Change(HEAD_KEY, ANY, msgspec.json.encode(head))]
+
+
 async def append(
     registry: Registry,
     key: OperatorKey,

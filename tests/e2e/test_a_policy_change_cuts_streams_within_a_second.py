@@ -17,6 +17,7 @@ STREAMS = 20
 
 
 @pytest.mark.parametrize("direct", [True, False], ids=["direct", "through the gateway"])
+@pytest.mark.usefixtures("each_registry")
 def test_all_that_lost_their_permit_and_no_other(estate: Estate, direct: bool) -> None:
     with Backend("stays", hold) as stays, Backend("goes", hold) as goes:
         pair = start_pair(estate, {"stays": stays.target, "goes": goes.target}, direct=direct)

@@ -38,7 +38,7 @@ async def race(token: str, homes: list[Path]) -> tuple[list[Path], list[str]]:
 
 
 @pytest.fixture
-def town(estate: Estate) -> Town:
+def town(estate: Estate, each_registry: str) -> Town:
     estate.init()
     estate.start_gateway()
     return Town(estate)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import tempfile
 import time
@@ -20,6 +21,8 @@ import pytest
 
 from tests.support import by_hand
 from tests.support.by_hand import Person
+from tests.support.consul_server import ConsulServer
+from tests.support.consul_server import options as consul_options
 from tests.support.estate import Estate
 
 NOBODY = 65534
@@ -70,6 +73,16 @@ def follow(person: Person, slice_: str) -> None:
 @pytest.mark.slow
 def test_the_commands_work_as_written(estate: Estate) -> None:
     instead = numbers(estate, estate.start_server("http", name="web"))
+    directory = estate.path / "by-hand"
+    directory.mkdir()
+    follow(Person(directory, instead=instead), instead["127.98.0.0/16"])
+
+
+@pytest.mark.slow
+def test_the_same_commands_work_with_the_registry_in_consul(estate: Estate, consul: ConsulServer) -> None:
+    options = shlex.join(consul_options(consul.place("by-hand/")))
+    instead = {by_hand.INIT: f"{by_hand.INIT} --registry consul {options}"}
+    instead |= numbers(estate, estate.start_server("http", name="web"))
     directory = estate.path / "by-hand"
     directory.mkdir()
     follow(Person(directory, instead=instead), instead["127.98.0.0/16"])

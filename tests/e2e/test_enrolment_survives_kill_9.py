@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from agents.control.enrolment import EnrolmentServer
@@ -140,6 +141,7 @@ async def test_f04_a_joining_host_killed_at_any_moment_enrols_with_the_same_key(
         assert len(set(listener.issued)) == ROUNDS
 
 
+@pytest.mark.usefixtures("each_registry")
 def test_f04_a_gateway_killed_during_enrolment_loses_nothing(estate: Estate, seed: int) -> None:
     """The joining host goes on by itself when the gateway is back."""
     chance = random.Random(seed)

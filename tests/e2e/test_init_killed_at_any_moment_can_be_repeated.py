@@ -13,13 +13,16 @@ import trio
 from agents.estate import Home, operate
 from bridge.identity.identity_file import load_identity
 from inventory.names import SpiffeId
+from inventory.registries.consul_place import ConsulPlace
+from tests.support.consul_server import ConsulServer
+from tests.support.consul_server import options as consul_options
 
 ROUNDS = 5
 
 
-def init(home: Path) -> subprocess.Popen[bytes]:
+def init(home: Path, *more: str) -> subprocess.Popen[bytes]:
     options = ["init", "--domain", "t.internal", "--gateway", "gw1=127.0.0.1:1"]
-    command = [sys.executable, "-m", "cli.main", "--home", str(home), *options]
+    command = [sys.executable, "-m", "cli.main", "--home", str(home), *options, *more]
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -28,6 +31,11 @@ def wait_until_it_writes(process: subprocess.Popen[bytes], home: Path) -> None:
     deadline = time.monotonic() + 30
     while not (begun.exists() or home.exists() or process.poll() is not None):
         assert time.monotonic() < deadline
+
+
+def wait_until_it_was_in_consul(process: subprocess.Popen[bytes], consul: ConsulServer, place: ConsulPlace) -> None:
+    while not consul.keys(place.prefix) and process.poll() is None:
+        pass
 
 
 async def check_whole(home: Path) -> None:
@@ -53,4 +61,21 @@ def test_init_killed_at_any_moment_can_be_repeated(tmp_path: Path, seed: int) ->
             assert init(home).wait() == 64, "and not made a second time"
         else:
             assert init(home).wait() == 0
+        trio.run(check_whole, home)
+
+
+def test_init_killed_while_it_writes_to_consul_can_be_repeated(tmp_path: Path, seed: int, consul: ConsulServer) -> None:
+    chance = random.Random(seed)
+    for number in range(ROUNDS):
+        home = tmp_path / str(number) / "op"
+        home.parent.mkdir()
+        place = consul.place(f"init-{seed}-{number}/")
+        more = ("--registry", "consul", *consul_options(place))
+        process = init(home, *more)
+        wait_until_it_was_in_consul(process, consul, place)
+        time.sleep(chance.uniform(0, 0.06))  # the moment of the kill is the thing under test
+        process.kill()
+        process.wait()
+        expected = 64 if home.exists() else 0
+        assert init(home, *more).wait() == expected
         trio.run(check_whole, home)

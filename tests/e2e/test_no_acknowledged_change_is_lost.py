@@ -34,6 +34,7 @@ def acknowledged(process: RunningProcess) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("each_registry")
 def test_f03_every_acknowledged_change_is_there_after_every_kill(estate: Estate, seed: int) -> None:
     chance = random.Random(seed)
     town = Town(estate)

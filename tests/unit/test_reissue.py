@@ -11,11 +11,12 @@ import trio.testing
 from trio.testing import MockClock
 
 from agents import clock
+from agents.control.enrolment import EnrolmentServer
 from agents.control.reissue import reissue
 from bridge.identity import certificates
 from bridge.identity.certificates import PrivateKey
 from bridge.identity.verify import read_leaf
-from inventory.authority import HostBody, Slice, revocation
+from inventory.authority import Enrolment, HostBody, Slice, read_enrolment, revocation
 from inventory.errors import Unavailable
 from inventory.model import Gateway, Host
 from inventory.names import parse_spiffe_id
@@ -70,6 +71,36 @@ async def test_f16_everybody_else_is_refused_in_the_same_words(autojump_clock: M
     revoked = await asked(desk, known, key)
     assert "this key is no enrolled host's" in other_key
     assert other_key == unknown == revoked
+
+
+async def test_f16_while_the_registry_is_away_a_host_comes_back_by_what_was_kept(
+    autojump_clock: MockClock, desk: Desk
+) -> None:
+    token, key = await desk.invite(), certificates.generate_key()
+    await desk.enrol(token, key)
+    known = await desk.start(token)
+    kept = {"vm1": await read_enrolment(desk.registry, "host", "vm1")}
+    await desk.log.refresh()
+
+    async def away() -> None:
+        raise Unavailable("it is away")
+
+    async def of(host: str) -> Enrolment | None:
+        return kept.get(host)
+
+    desk.server = EnrolmentServer(
+        desk.domain.directory,
+        desk.registry,
+        desk.domain.issuer,
+        state=lambda: desk.log.state,
+        latest=lambda: desk.log.latest,
+        refresh=away,
+        enrolled=of,
+    )
+    assert "BEGIN CERTIFICATE" in await asked(desk, known, key)
+    assert "this key is no enrolled host's" in await asked(desk, known, certificates.generate_key())
+    kept.clear()
+    assert "this key is no enrolled host's" in await asked(desk, known, key)
 
 
 async def test_f16_a_removed_host_does_not_come_back(autojump_clock: MockClock, desk: Desk) -> None:

@@ -1,0 +1,117 @@
+"""I/O: with Consul stopped, nothing that worked stops, and a gateway that is killed comes back from its own disk.
+
+vm2 ── gateway ── vm1        Consul: stopped, then started again on its data
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.consul_server import ConsulServer, new_consul, options
+from tests.support.estate import OPERATOR, Estate
+from tests.support.pair import CLIENT, SERVER, Pair, start_pair, status, wait_connected
+from tests.support.traffic import Backend, ask, eventually, hold, is_alive, session
+
+READY_WITHIN = 5.0
+"""Seconds from the start of a gateway to its ready line, without a registry (F14)."""
+AWAY = "Consul cannot be reached"
+
+
+@pytest.fixture
+def own_consul(consul_program: Path, estate: Estate) -> Iterator[ConsulServer]:
+    """One that this test may stop."""
+    with new_consul(estate.path, estate) as server:
+        yield server
+
+
+def registry_warning(estate: Estate) -> str:
+    return next((w["text"] for w in status(estate, OPERATOR)["warnings"] if w["code"] == "registry"), "")
+
+
+def changes_are_refused(estate: Estate) -> None:
+    for arguments in (("host", "add", "vm9"), ("host", "revoke", SERVER), ("host", "list")):
+        done = estate.cli(OPERATOR, *arguments)
+        assert (done.returncode, done.stdout) == (69, ""), done.stderr
+        assert AWAY in done.stderr and "start it" in done.stderr
+
+
+def works(pair: Pair) -> None:
+    assert ask(*pair.place("web")) == "one"
+    with session(*pair.place("held")) as sock:
+        assert is_alive(sock)
+
+
+def test_f13_f14_what_worked_goes_on_and_restarts_without_consul(estate: Estate, own_consul: ConsulServer) -> None:
+    place = own_consul.place()
+    with Backend("one") as one, Backend("held", hold) as held:
+        services = {"web": one.target, "held": held.target}
+        pair = start_pair(estate, services, init=("--registry", "consul", *options(place)))
+        with session(*pair.place("held")) as sock:
+            own_consul.stop()
+            eventually(lambda: AWAY in registry_warning(estate), what="the gateway says that Consul is away")
+            assert is_alive(sock), "a stream that was open goes on"
+            works(pair)
+            changes_are_refused(estate)
+
+            estate.kill9(CLIENT)
+            estate.start_agent(CLIENT)
+            wait_connected(estate, CLIENT)
+        works(pair)
+
+        estate.kill9(OPERATOR)
+        assert estate.cli(OPERATOR, "policy", "explain", f"host:{CLIENT}", "web").returncode == 0
+        began = time.monotonic()
+        estate.start_gateway()
+        took = time.monotonic() - began
+        print(f"gateway ready {took:.2f} s after its start, without Consul")
+        assert took < READY_WITHIN
+        wait_connected(estate, SERVER, CLIENT)
+        works(pair)
+        assert AWAY in registry_warning(estate)
+        changes_are_refused(estate)
+
+        own_consul.start()
+        eventually(lambda: not registry_warning(estate), what="the registry is followed again", timeout=30)
+        pair.town.policy('[[allow]]\nname = "less"\nfrom = ["host:vm2"]\nto = ["held"]\n')
+        assert estate.cli(OPERATOR, "policy", "explain", f"host:{CLIENT}", "web").returncode == 1
+        estate.add_host("vm3")
+
+
+def test_f34_a_consul_that_went_back_is_not_believed(estate: Estate, own_consul: ConsulServer) -> None:
+    """Yesterday's snapshot would bring back a host that was revoked and a rule that was taken away."""
+    place = own_consul.place()
+    with Backend("one") as one, Backend("held", hold) as held:
+        services = {"web": one.target, "held": held.target}
+        pair = start_pair(estate, services, init=("--registry", "consul", *options(place)))
+        works(pair)
+        yesterday = own_consul.snapshot()
+        pair.town.policy('[[allow]]\nname = "less"\nfrom = ["host:vm2"]\nto = ["held"]\n')
+        number = status(estate, OPERATOR)["authority_number"]
+        own_consul.restore(yesterday)
+        went_back = "the registry went back"
+        eventually(lambda: went_back in registry_warning(estate), what="the gateway says so")
+        assert status(estate, OPERATOR)["authority_number"] == number
+
+        estate.kill9(OPERATOR)
+        estate.start_gateway()
+        wait_connected(estate, SERVER, CLIENT)
+        assert status(estate, OPERATOR)["authority_number"] == number, "and after a restart as well"
+        eventually(lambda: went_back in registry_warning(estate), what="the gateway says so again")
+        with session(*pair.place("held")) as sock:
+            assert is_alive(sock)
+        assert [seen["name"] for seen in status(estate, CLIENT)["services"]] == ["held"]
+
+        assert estate.terminate(OPERATOR) == 0
+        backup = estate.path / "backup.db"
+        estate.ok(OPERATOR, "registry", "backup", str(backup))
+        refused = estate.cli(OPERATOR, "registry", "restore", str(backup))
+        assert refused.returncode == 64 and f"--past {number}" in refused.stderr
+        estate.ok(OPERATOR, "registry", "restore", str(backup), "--past", str(number))
+        estate.start_gateway()
+        wait_connected(estate, SERVER, CLIENT)
+        eventually(lambda: not registry_warning(estate), what="one log again")
+        works(pair)  # what the old backup said is said again, by an operator's command
