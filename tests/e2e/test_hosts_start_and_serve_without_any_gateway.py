@@ -50,7 +50,7 @@ def test_f14_direct_hosts_go_on_and_start_from_disk(estate: Estate) -> None:
         pair = start_pair(estate, services, direct=True)
         pair.town.policy(POLICY)
         web, sessions = pair.place("web"), pair.place("held")
-        assert is_refused(*pair.place("closed"))
+        eventually(lambda: is_refused(*pair.place("closed")), what="the new policy in force")
         eventually(lambda: saved(estate), what="both hosts have saved the policy")
         with session(*sessions) as sock:
             assert estate.terminate(OPERATOR) == 0
