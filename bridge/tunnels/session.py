@@ -157,8 +157,9 @@ class Session:
         that does not; by how many bytes."""
         window = stream.window
         change = 0
-        if stream.recv_credit + stream.unacknowledged < window:  # something waits for it here: more is no use to it
-            if window > limits.WINDOW_USUAL and self._budget.is_short:
+        waits = stream.recv_credit + stream.unacknowledged < window
+        if waits and (window < limits.WINDOW_USUAL or self._budget.is_short):  # more is no use to it, or to others more
+            if window > limits.WINDOW_USUAL:
                 change = -(window // 2)
         elif window < limits.WINDOW_USUAL:
             change = limits.WINDOW_USUAL - window
