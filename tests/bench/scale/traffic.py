@@ -21,8 +21,10 @@ from tests.support.traffic import Backend, Load, ask, eventually
 
 _SERVING = ("far1", "far2")
 _REQUESTS = 200.0
-_FLIP = 0.5
-"""Seconds between two changes of the real host's own services."""
+_FLIP = 5.0
+"""Seconds between two changes of the real host's own services: each SIGHUP starts new workers as well."""
+_ONE_WORKER = ("--workers", "1")
+"""The real agents are there for their requests; the two cores are for the gateway and its hosts."""
 _PATIENCE = 60.0
 _SEED = 7
 
@@ -83,7 +85,7 @@ class ComingAndGoing:
         self._offer("far1", backends[0])
         self._offer("far2", backends[1])
         for name in (*_SERVING, SHOP_CLIENT):
-            estate.start_agent(name)
+            estate.start_agent(name, *_ONE_WORKER)
         found = eventually(lambda: estate.cli(SHOP_CLIENT, "resolve", SHOP).stdout, timeout=_PATIENCE, what="shop")
         address = (found.split()[0], PORT)
         eventually(lambda: ask(*address), timeout=_PATIENCE)
