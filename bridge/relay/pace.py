@@ -14,9 +14,8 @@ from typing import NamedTuple
 from bridge import limits
 
 _INFO_SIZE = 216
-_ACKED = struct.Struct("=120xQ")
-_SENT = struct.Struct("=200xQQ")
-"""Of struct tcp_info (linux/tcp.h): bytes acknowledged; bytes sent, and of those bytes sent again."""
+_PROGRESS = struct.Struct("=120xQ16xI52xQQ")
+"""Of struct tcp_info (linux/tcp.h): bytes acknowledged; bytes not sent yet; bytes sent, and of those bytes sent again."""
 _SO_MAX_PACING_RATE = 47
 _UNLIMITED = 0xFFFFFFFF
 _FASTER = 1.25
@@ -25,6 +24,7 @@ _FASTER = 1.25
 class _Look(NamedTuple):
     at: float
     arrived: int
+    unsent: int
     sent: int
     again: int
 
@@ -60,11 +60,13 @@ class Pace:
 
         Args:
             given: bytes that the kernel took so far.
-            full: whether it takes no more just now. If it does, the link may be faster than it had to be.
+            full: whether it takes no more just now. If it does, the link may be faster than it had to be; unless it
+                was not fast before and has not sent yet what it took: streams that may leave little here wait then.
         """
         seen = self._ask(now) if self._looks and now > self._at else None
         if seen is None:
             return
+        full = full or (self.share < limits.SHARE_MAX and seen.unsent > 0)
         since = self._looks[0 if full else -1]
         rate = (seen.arrived - since.arrived) / (now - since.at)
         share = _share(rate)
@@ -80,7 +82,7 @@ class Pace:
     def _ask(self, now: float) -> _Look | None:
         try:
             info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-            return _Look(now, *_ACKED.unpack_from(info), *_SENT.unpack_from(info))
+            return _Look(now, *_PROGRESS.unpack_from(info))
         except (OSError, struct.error):  # an old kernel: every link counts as fast
             return None
 

@@ -16,12 +16,12 @@ class Wire(socket.socket):
 
     def __init__(self) -> None:
         super().__init__(socket.AF_INET, socket.SOCK_STREAM)
-        self.acked = self.sent = self.again = 0
+        self.acked = self.unsent = self.sent = self.again = 0
         self.set: dict[int, object] = {}
 
     def getsockopt(self, level: int, name: int, size: int = 0) -> bytes:  # type: ignore[override]
         assert name == socket.TCP_INFO
-        said = bytes(120) + struct.pack("=Q", self.acked) + bytes(72) + struct.pack("=QQ", self.sent, self.again)
+        said = struct.pack("=120xQ16xI52xQQ", self.acked, self.unsent, self.sent, self.again)
         return said[:size]
 
     def setsockopt(self, level: int, name: int, value: object) -> None:  # type: ignore[override]
@@ -85,6 +85,15 @@ def test_who_sends_everything_twice_is_held_to_what_arrives_and_may_try_again() 
         assert held > 8000
         run(pace, wire, 8000, looks=4 * SECOND, again=0.05, now=now)
         assert wire.set[PACING] == struct.pack("=I", 0xFFFFFFFF)
+
+
+def test_a_thin_link_that_took_all_and_has_not_sent_it_is_full() -> None:
+    with Wire() as wire:
+        pace = Pace(wire, 0.0)
+        now = run(pace, wire, 8000, looks=SECOND, now=0.0)
+        wire.unsent = limits.SHARE_MIN
+        run(pace, wire, 8000, looks=SECOND, again=0.6, full=False, now=now)
+        assert wire.set[PACING] == struct.pack("=I", 8000), "held to what arrives although no write was refused"
 
 
 def test_who_has_little_to_send_is_held_to_nothing() -> None:
