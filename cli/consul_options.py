@@ -19,7 +19,12 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 def consul_options(command: F) -> F:
     """Adds them as `consul_address`, `consul_token_file`, `consul_ca` and `consul_prefix`."""
     options = (
-        click.option("--consul-address", metavar="URL", help="Consul's HTTP API, like https://consul.example:8501."),
+        click.option(
+            "--consul-address",
+            metavar="URL",
+            multiple=True,
+            help="Consul's HTTP API, like https://consul.example:8501. Give it once for each server of a cluster.",
+        ),
         click.option("--consul-token-file", metavar="FILE", type=_FILE, help="Where the ACL token is, 0600."),
         click.option(
             "--consul-ca", metavar="FILE", type=_FILE, help="CA of Consul's certificate.  [default: system's]"
@@ -32,7 +37,7 @@ def consul_options(command: F) -> F:
 
 
 def consul_place(
-    is_wanted: bool, address: str | None, token_file: Path | None, ca: Path | None, prefix: str | None
+    is_wanted: bool, addresses: tuple[str, ...], token_file: Path | None, ca: Path | None, prefix: str | None
 ) -> ConsulPlace | None:
     """What the options say; None when no registry in Consul is wanted.
 
@@ -41,15 +46,16 @@ def consul_place(
         InputError: one of them cannot be used.
     """
     if not is_wanted:
-        if any(option is not None for option in (address, token_file, ca, prefix)):
+        if addresses or any(option is not None for option in (token_file, ca, prefix)):
             raise click.UsageError("the --consul options are for a registry in Consul")
         return None
-    if address is None:
+    if not addresses:
         raise click.UsageError("a registry in Consul needs --consul-address")
     from inventory.registries.consul_place import DEFAULT_PREFIX, ConsulPlace
 
     return ConsulPlace(
-        address=address,
+        address=addresses[0],
+        others=addresses[1:],
         prefix=prefix or DEFAULT_PREFIX,
         token_file=str(token_file.absolute()) if token_file else None,
         ca_file=str(ca.absolute()) if ca else None,
@@ -57,4 +63,4 @@ def consul_place(
 
 
 def registry_words(place: ConsulPlace | None) -> str:
-    return "embedded" if place is None else f"consul {place.address} {place.prefix}"
+    return "embedded" if place is None else f"consul {place.where} {place.prefix}"

@@ -44,7 +44,7 @@ def init(
     operator: str | None,
     certificate_lifetime: float,
     registry: str,
-    consul_address: str | None,
+    consul_address: tuple[str, ...],
     consul_token_file: Path | None,
     consul_ca: Path | None,
     consul_prefix: str | None,

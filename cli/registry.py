@@ -73,7 +73,7 @@ def copy(
     app: App,
     source: str,
     target: str,
-    consul_address: str | None,
+    consul_address: tuple[str, ...],
     consul_token_file: Path | None,
     consul_ca: Path | None,
     consul_prefix: str | None,

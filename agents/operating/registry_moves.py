@@ -51,7 +51,7 @@ async def move_to_consul(home: Path, place: ConsulPlace) -> Moved:
     """
     config = _gateways_home(home)
     if config.consul is not None:
-        raise InputError("the registry is in Consul already", where=config.consul.address)
+        raise InputError("the registry is in Consul already", where=config.consul.where)
     path = Home(home).registry
     if not path.exists():
         raise Unavailable("the registry is gone", where=str(path), hint="put it back from its backup")

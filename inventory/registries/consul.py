@@ -117,22 +117,20 @@ class ConsulRegistry:
     async def watch(self, after_revision: int) -> int:
         # Every round begins with a question that does not wait, whose index the waiting one starts from. So an index
         # that went back (a restored snapshot, deletions that Consul has forgotten) is never carried on.
+        # The waiting one wakes and decides nothing: a server that was cut off from the others, and does not know it
+        # yet, answers it with what was.
+        pause = 0.0
         while True:
             await self._leases.drop_lapsed()
-            index, revision = await self._look()
+            listed = await self.store.live()
+            self._leases.seen(listed.entries)
+            revision = self._revision(listed.entries)
             if revision != after_revision:
                 return revision
             with trio.move_on_after(self._leases.until_next_lapse()):
-                _, revision = await self._look(index=index)
-                if revision != after_revision:
-                    return revision
-                await trio.sleep(WATCH_PAUSE)
-
-    async def _look(self, *, index: int = 0) -> tuple[int, int]:
-        """Consul's index and the revision."""
-        listed = await self.store.live(index=index)
-        self._leases.seen(listed.entries)
-        return listed.index, self._revision(listed.entries)
+                await trio.sleep(pause)
+                await self.store.live(index=listed.index)
+            pause = WATCH_PAUSE
 
     def nudge(self) -> None:
         """Nothing to do: Consul tells every watch at once."""

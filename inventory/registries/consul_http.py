@@ -8,10 +8,11 @@ one from the environment. What comes back is not trusted: it is bounded in size 
 from __future__ import annotations
 
 import os
+import socket
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import httpx2
 import trio
@@ -25,6 +26,17 @@ from inventory.registries.consul_place import ConsulPlace, parse_address
 
 ANSWER_TIMEOUT = 10.0
 """From a request to the end of its answer. A healthy Consul needs milliseconds, a whole registry a second or two."""
+CONNECT_TIMEOUT = 4.0
+"""For a connection with TLS: time for the first packet to be sent three times. Then the next address is tried."""
+_KEEPALIVE = (
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 5),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 2),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+)
+"""A watch says nothing while it waits: a connection that died in silence is noticed within 11 s."""
+_NO_LEADER = "No cluster leader"
+_WELL = "see that it is well and can be reached from here"
 ANSWER_MAX = 256 * 1024 * 1024
 """Bytes of one answer; an estate of 10,000 hosts is read in a quarter of it."""
 TOKEN_MAX = 4096
@@ -41,23 +53,35 @@ _OVERLOADED = frozenset({429, 503})
 _HAS_AN_ANSWER = frozenset({200, 404, 409})
 
 
+class _NothingDone(Unavailable):
+    """It is certain that the request had no effect, so it may be made of another server."""
+
+
 class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no types
-    """Requests of one process to one Consul. One attempt each."""
+    """Requests of one process to one Consul. One attempt each, at the first of its addresses that can be asked: as with
+    the addresses of a name, the next one is tried only while nothing can have been done. The one that answered is kept;
+    after any failure the next request begins at the one behind it."""
 
     def __init__(self, place: ConsulPlace, tls: ssl.SSLContext | None) -> None:
-        address = parse_address(place.address)
-        host = f"[{address.host}]" if ":" in address.host else address.host
-        super().__init__(host, address.port, address.scheme)
+        super().__init__("unused", 0, scheme="unused")
         self.place = place
-        self._client = httpx2.AsyncClient(
-            verify=tls or False,
+        client = httpx2.AsyncClient(
             # Neither a proxy nor a .netrc nor a CA bundle out of the environment: what counts is in domain.json.
             trust_env=False,
+            transport=httpx2.AsyncHTTPTransport(
+                verify=tls or False,
+                trust_env=False,
+                limits=httpx2.Limits(max_connections=CONNECTIONS_MAX),
+                socket_options=_KEEPALIVE,
+            ),
             # Compressed answers could be far larger than they seem.
             headers={"Accept-Encoding": "identity", "User-Agent": "meshbridge"},
-            timeout=None,  # one deadline for the whole of a request, below
-            limits=httpx2.Limits(max_connections=CONNECTIONS_MAX),
+            # One deadline for the whole of a request, below.
+            timeout=httpx2.Timeout(None, connect=CONNECT_TIMEOUT),
         )
+        self._client = client
+        self._servers = [_Server(address, client, self._refused) for address in place.addresses]
+        self._at = 0
         self._read_token()
 
     def _read_token(self) -> None:
@@ -68,6 +92,14 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
         if not token or not token.isascii() or not token.decode().isprintable():
             raise InputError("this file holds no token", where=str(path), hint="put the ACL token into it, and no more")
         self._client.headers["X-Consul-Token"] = token.decode()
+
+    def _refused(self, said: str, where: str) -> Unavailable:
+        file = self.place.token_file
+        if file is None:
+            return Unavailable("Consul wants a token", where=where, hint="name its file with --consul-token-file")
+        self._read_token()  # it may have been replaced in its file: the next attempt uses what is there now
+        hint = f"put a token with the policy of docs/consul.md into {file}"
+        return Unavailable(f"Consul refuses the token in {file}: {said}", where=where, hint=hint)
 
     # py-consul's five methods. `headers` would carry a token, which ours already does; nothing is read `raw`.
 
@@ -108,26 +140,51 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
         Raises:
             Unavailable: no answer, or one that says that Consul cannot or will not.
         """
+        # All of them relative to a server, which comes before it.
+        uri = self.uri(path, list(params)).removeprefix(self.base_uri)
+        left = len(self._servers)
+        while True:
+            at = self._at
+            try:
+                return await self._servers[at].ask(method, callback, uri, data, waits=waits)
+            except Unavailable as exc:
+                left -= 1
+                if self._at == at:  # else another request has moved on already
+                    self._at = (at + 1) % len(self._servers)
+                if left == 0 or not isinstance(exc, _NothingDone):
+                    raise
+
+
+class _Server:
+    """One server that is asked, once for each call."""
+
+    def __init__(self, address: str, client: httpx2.AsyncClient, refused: Callable[[str, str], Unavailable]) -> None:
+        parsed = parse_address(address)
+        host = f"[{parsed.host}]" if ":" in parsed.host else parsed.host
+        self._base = f"{parsed.scheme}://{host}:{parsed.port}"
+        self._address = address
+        self._client = client
+        self._refused = refused
+
+    async def ask(
+        self, method: str, callback: Callable[[base.Response], T], uri: str, data: str | bytes, *, waits: float
+    ) -> T:
         with trio.move_on_after(waits + ANSWER_TIMEOUT):
-            status, headers, body = await self._exchange(method, path, params, data)
+            status, headers, body = await self._exchange(method, self._base + uri, data)
             if status not in _HAS_AN_ANSWER:
-                self._refuse(status, body)
+                raise self._refusal(status, body)
             try:
                 return callback(base.Response(status, headers, body))
             except (ConsulException, InputError, ValueError, RecursionError) as exc:
                 raise self._no_consul(shown(str(exc)[:_QUOTED])[1:-1]) from None
         raise Unavailable(
-            f"Consul does not answer within {waits + ANSWER_TIMEOUT:.0f} s",
-            where=self.place.address,
-            hint="see that it is well and can be reached from here",
+            f"Consul does not answer within {waits + ANSWER_TIMEOUT:.0f} s", where=self._address, hint=_WELL
         )
 
-    async def _exchange(
-        self, method: str, path: str, params: Params, data: str | bytes
-    ) -> tuple[int, httpx2.Headers, bytes]:
+    async def _exchange(self, method: str, url: str, data: str | bytes) -> tuple[int, httpx2.Headers, bytes]:
         pieces, size = [], 0
         try:
-            async with self._client.stream(method, self.uri(path, list(params)), content=data or None) as answer:
+            async with self._client.stream(method, url, content=data or None) as answer:
                 async for piece in answer.aiter_raw():
                     pieces.append(piece)
                     size += len(piece)
@@ -135,10 +192,13 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
                         # Its next read then ends all the generators that are stacked below us, which leaving would not.
                         await answer.aclose()
                 return answer.status_code, answer.headers, b"".join(pieces)
+        except httpx2.ConnectTimeout:
+            what = f"Consul does not answer within {CONNECT_TIMEOUT:.0f} s"
+            raise _NothingDone(what, where=self._address, hint=_WELL) from None
         except httpx2.ConnectError as exc:
-            raise Unavailable(
+            raise _NothingDone(
                 f"Consul cannot be reached: {_cause(exc)}",
-                where=self.place.address,
+                where=self._address,
                 hint="start it, or see that this is its address (and --consul-ca its CA)",
             ) from None
         except httpx2.HTTPError as exc:
@@ -146,39 +206,30 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
                 raise self._no_consul(f"it has more than {ANSWER_MAX} bytes") from None
             raise Unavailable(
                 f"the connection to Consul broke: {_cause(exc)}",
-                where=self.place.address,
+                where=self._address,
                 hint="run the command again, and look first whether the change was made",
             ) from None
 
-    def _refuse(self, status: int, body: bytes) -> NoReturn:
-        said = shown(body.decode(errors="replace").strip()[:_QUOTED])[1:-1]
-        where, file = self.place.address, self.place.token_file
+    def _refusal(self, status: int, body: bytes) -> Unavailable:
+        said, where = shown(body.decode(errors="replace").strip()[:_QUOTED])[1:-1], self._address
         if status in _REFUSED:
-            if file is None:
-                raise Unavailable("Consul wants a token", where=where, hint="name its file with --consul-token-file")
-            self._read_token()  # it may have been replaced in its file: the next attempt uses what is there now
-            raise Unavailable(
-                f"Consul refuses the token in {file}: {said}",
-                where=where,
-                hint=f"put a token with the policy of docs/consul.md into {file}",
-            )
+            return self._refused(said, where)
         if status in _OVERLOADED:
             what = f"Consul takes no more requests now ({status})"
-            raise Unavailable(what, where=where, hint="wait; if it stays so, see docs/consul.md, sizing")
+            return Unavailable(what, where=where, hint="wait; if it stays so, see docs/consul.md, sizing")
         if status == 413:
             what = "Consul does not take a request of this size"
-            raise Unavailable(what, where=where, hint="set limits.txn_max_req_len and kv_max_value_size to 524288")
+            return Unavailable(what, where=where, hint="set limits.txn_max_req_len and kv_max_value_size to 524288")
         if status >= 500:
-            what = f"Consul cannot answer: {status} {said}"
-            raise Unavailable(what, where=where, hint="see `consul operator raft list-peers`: is there a leader?")
-        raise self._no_consul(f"{status} {said}")
+            # A server that knows no leader passed it on to nobody. Other words come from one that did.
+            kind = _NothingDone if said == _NO_LEADER else Unavailable
+            hint = "see `consul operator raft list-peers`: is there a leader?"
+            return kind(f"Consul cannot answer: {status} {said}", where=where, hint=hint)
+        return self._no_consul(f"{status} {said}")
 
     def _no_consul(self, why: str) -> Unavailable:
-        return Unavailable(
-            f"this is no answer of a Consul: {why}",
-            where=self.place.address,
-            hint="see that the address is Consul's HTTP API",
-        )
+        what = f"this is no answer of a Consul: {why}"
+        return Unavailable(what, where=self._address, hint="see that the address is Consul's HTTP API")
 
 
 class TrioConsul(base.Consul):  # type: ignore[misc]

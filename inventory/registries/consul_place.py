@@ -16,6 +16,8 @@ from inventory.errors import InputError
 from inventory.names import shown
 
 DEFAULT_PREFIX = "meshbridge/"
+ADDRESSES_MAX = 7
+"""Consul's own clusters have three or five servers, seldom seven."""
 PREFIX_MAX = 128
 """Consul's own keys end at some thousand bytes; ours are up to 512 behind the prefix."""
 _PREFIX = re.compile(r"([A-Za-z0-9_-][A-Za-z0-9._-]*/)+", re.ASCII)
@@ -52,6 +54,8 @@ def parse_prefix(text: str) -> str:
 
 class ConsulPlace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     address: str
+    others: tuple[str, ...] = ()
+    """Further servers of the same cluster, asked when the one before them cannot be."""
     prefix: str = DEFAULT_PREFIX
     token_file: str | None = None
     """Absolute path of the file that holds the ACL token, for its owner alone."""
@@ -60,21 +64,38 @@ class ConsulPlace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
     def __post_init__(self) -> None:
         """Raises InputError."""
-        address = parse_address(self.address)
         parse_prefix(self.prefix)
         for path in (self.token_file, self.ca_file):
             if path is not None and not path.startswith("/"):
                 raise InputError(f"{shown(path)} is not an absolute path")
+        if len(self.addresses) > ADDRESSES_MAX:
+            raise InputError(f"{len(self.addresses)} addresses of Consul; {ADDRESSES_MAX} are enough")
+        if len({parse_address(text).scheme for text in self.addresses}) > 1:
+            what = "addresses of Consul with TLS and without"
+            raise InputError(what, hint="all of them reach one cluster: write all as https://")
+        for text in self.addresses:
+            self._check_safe(text)
+
+    def _check_safe(self, text: str) -> None:
+        address = parse_address(text)
         if self.ca_file is not None and address.scheme != "https":
-            raise InputError(
-                "a CA for an address without TLS", where=self.address, hint="write the address as https://"
-            )
+            raise InputError("a CA for an address without TLS", where=text, hint="write the address as https://")
         if self.token_file is not None and address.scheme != "https" and not _is_loopback(address.host):
             raise InputError(
                 "the token would cross the network in clear",
-                where=self.address,
+                where=text,
                 hint="use https:// with --consul-ca, or the address of a Consul agent on this machine",
             )
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """All of them, in the order in which they are asked."""
+        return (self.address, *self.others)
+
+    @property
+    def where(self) -> str:
+        """For errors that are about all of them."""
+        return ", ".join(self.addresses)
 
 
 def _is_loopback(host: str) -> bool:

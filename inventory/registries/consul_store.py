@@ -20,9 +20,9 @@ from inventory.registries import consul_wire as wire
 from inventory.registries.consul_http import TrioConsul
 from inventory.registries.consul_place import ConsulPlace
 
-WATCH_WAIT = 30
+WATCH_WAIT = 10
 """Seconds for which Consul holds a watch back; it adds up to a sixteenth. A rollback that fell between two questions,
-and a connection that died in silence, go unnoticed for no longer."""
+and a server that lost the others and does not say so, go unnoticed for little longer."""
 AGAIN = "run the command again"
 
 CONSISTENT = (("consistent", "1"),)
@@ -54,7 +54,7 @@ class ConsulStore:
 
     @property
     def where(self) -> str:
-        return f"{self.place.address} {self.prefix}"
+        return f"{self.place.where} {self.prefix}"
 
     async def close(self) -> None:
         await self._http.close()

@@ -70,3 +70,16 @@ def test_files_are_named_from_the_root_and_a_ca_is_for_tls() -> None:
             ConsulPlace(address="https://consul.example", **files)
     with pytest.raises(InputError, match="without TLS"):
         ConsulPlace(address="http://127.0.0.1", ca_file="/ca.pem")
+
+
+def test_all_addresses_are_of_one_kind_and_each_is_checked() -> None:
+    both = ConsulPlace(address="https://a.example", others=("https://b.example:443",), token_file="/etc/token")
+    assert both.addresses == ("https://a.example", "https://b.example:443")
+    with pytest.raises(InputError, match="with TLS and without"):
+        ConsulPlace(address="https://a.example", others=("http://127.0.0.1",))
+    with pytest.raises(InputError, match="in clear"):
+        ConsulPlace(address="http://127.0.0.1", others=("http://b.example",), token_file="/etc/token")
+    with pytest.raises(InputError, match="is not the address"):
+        ConsulPlace(address="https://a.example", others=("b.example",))
+    with pytest.raises(InputError, match="8 addresses"):
+        ConsulPlace(address="https://a.example", others=("https://b.example",) * 7)
