@@ -28,6 +28,7 @@ from agents.control.paths import Paths
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import Home, HomeConfig, load_config, open_registry
+from agents.gateway_status import host_rows, service_rows
 from agents.guards import must_pass
 from agents.handover import Inherited
 from agents.knowledge.kept import EnrolledKeys, open_kept
@@ -443,10 +444,19 @@ class GatewayAgent(Node):
     def worker_gone(self, worker: DataWorkerProcess) -> None:
         self._carriers.worker_gone(worker)
 
-    # --- own certificate, disk ------------------------------------------------------------------------------------
+    # --- certificates, disk -----------------------------------------------------------------------------------------
 
     async def renew_identity(self) -> None:
         await self.keep_identity(self._issue(make_csr(self.identity.key), self.spiffe))
+
+    @property
+    def renews(self) -> bool:
+        return self._issuer.not_after > clock.now()
+
+    def nodes_end(self) -> dict[str, float]:
+        """Of those who are here: one that is away has its life behind it, or comes back with what it has."""
+        ends = self._control.certificate_ends(self.config.certificate_lifetime)
+        return {f"host {name}": at for name, at in ends.items() if self._gone(name) is None}
 
     async def _save_changes(self) -> None:
         while True:
@@ -504,38 +514,14 @@ class GatewayAgent(Node):
         return {"online": True, "cut": answer.cut, "streams": [msgspec.to_builtins(f) for f in answer.streams]}
 
     def status(self) -> dict[str, Any]:
-        snapshot = self.snapshot
+        ends = self._control.certificate_ends(self.config.certificate_lifetime)
         return {
             "address": self.config.listen or self._own_address(),
             "issuer_ends": clock_words(self._issuer.not_after),
             "paths": len(self._paths.joined),
-            "hosts": [
-                {
-                    "name": name,
-                    "state": self._host_state(name),
-                    "advertise": snapshot.presence.get(name, Presence(host=name)).advertise or "",
-                    "streams": self._streams_of.get(name, 0),
-                }
-                for name in sorted(snapshot.authority.hosts)
-            ],
-            "services": [
-                {
-                    "name": service.name,
-                    "port": service.port,
-                    "instances": len(service.instances),
-                    "passing": sum(1 for i in service.instances if snapshot.health_of(i).state == "passing"),
-                }
-                for service in sorted(snapshot.services.values(), key=lambda s: s.name)
-            ],
+            "hosts": host_rows(self.snapshot, is_here=self._control.holds, streams=self._streams_of, ends=ends),
+            "services": service_rows(self.snapshot),
         }
-
-    def _host_state(self, name: str) -> str:
-        host = self.snapshot.host(name)
-        if self.snapshot.host_revoked(name) is not None:
-            return "revoked"
-        if host is not None and host.draining is not None:
-            return "draining"
-        return "online" if self._control.holds(name) else "away"
 
     def warnings(self) -> list[dict[str, str]]:
         found = [warning(code, text, severity="error") for code, text in self._alarms.items()]

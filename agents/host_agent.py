@@ -241,7 +241,12 @@ class HostAgent(Node):
 
     def report(self) -> c.Report:
         health = self._services.leaving() if self.lifecycle.draining.is_set() else dict(self._services.health)
-        return c.Report(instances=self._services.declared, health=health, streams=self.streams)
+        return c.Report(
+            instances=self._services.declared,
+            health=health,
+            streams=self.streams,
+            certificate_ends=max(0, int(self.identity.leaf.not_after)),
+        )
 
     async def dial_back(self, gateway: str, message: c.DialBack) -> None:
         known = self.snapshot.authority.gateways.get(gateway)
@@ -278,6 +283,11 @@ class HostAgent(Node):
             gateways = self.snapshot.authority.gateways.values()
             chain = await reissue(gateways, self.known.slice, host=self.name, key=self.identity.key, version=VERSION)
         await self.keep_identity(chain)
+        self._links.report_changed()
+
+    @property
+    def renews(self) -> bool:
+        return self._links.is_any_connected
 
     async def before_drain(self) -> None:
         """Peers hear that our instances are going before we stop taking streams (F08)."""

@@ -28,6 +28,7 @@ from agents.handover import Inherited
 from agents.instance_counts import InstanceCounts
 from agents.lifecycle import Lifecycle, say_ready, say_reloaded, say_reloading
 from agents.loop_lag import LagStatus, watch_lag
+from agents.outage_budget import OutageBudget, end_of
 from agents.stream_questions import StreamQuestions
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
@@ -166,6 +167,15 @@ class Node:
     def warnings(self) -> list[dict[str, str]]:
         return []
 
+    def nodes_end(self) -> dict[str, float]:
+        """Ends of the certificates of other nodes that count for the outage budget, by `host NAME`."""
+        return {}
+
+    @property
+    def renews(self) -> bool:
+        """Whether somebody who issues certificates is here, or can be reached."""
+        return True
+
     async def reload(self) -> None:
         """SIGHUP."""
 
@@ -246,13 +256,25 @@ class Node:
         return 1 if cut else 0
 
     async def _serve_metrics(self, nursery: trio.Nursery, endpoint: Endpoint) -> None:
-        pages = Pages(metrics=self.metrics.render, ready=lambda: None if self.ready else "starting")
+        def metrics() -> bytes:
+            budget = self.outage_budget()
+            ends = {"node": budget.first_node.at, "issuer": budget.issuer, "root": budget.root}
+            self.metrics.outage_budget({kind: at for kind, at in ends.items() if at is not None})
+            return self.metrics.render()
+
+        pages = Pages(metrics=metrics, ready=lambda: None if self.ready else "starting")
 
         def failed(error: BaseException) -> None:
             tell_bug("metrics page failed", error)
 
         bound = await nursery.start(partial(serve_metrics, endpoint, pages, report_error=failed))
         log.info("metrics are served", endpoint=str(bound))
+
+    def outage_budget(self) -> OutageBudget:
+        own = {f"{self.role} {self.name}": self.identity.leaf.not_after}
+        return OutageBudget(
+            {**own, **self.nodes_end()}, issuer=end_of(self.identity.chain_pem, 1), root=end_of(self._root, 0)
+        )
 
     async def _watch_itself(self) -> None:
         """What a worker reports of itself, the supervisor counts of itself."""
@@ -391,6 +413,7 @@ class Node:
 
     def _status(self) -> dict[str, Any]:
         authority = self.snapshot.authority
+        budget = self.outage_budget()
         return {
             "node": self.name,
             "role": self.role,
@@ -399,6 +422,7 @@ class Node:
             "pid": os.getpid(),
             "started": clock_words(self.started),
             "certificate_ends": clock_words(self.identity.leaf.not_after),
+            **budget.status(clock.now()),
             "authority_number": authority.number,
             "policy_number": authority.policy_number,
             "workers": self.workers.status(),
@@ -416,16 +440,18 @@ class Node:
                 for t in sorted(self.workers.tunnels, key=lambda t: (t.role, t.peer))
             ],
             **self.status(),
-            "warnings": self._common_warnings() + self.warnings(),
+            "warnings": self._common_warnings(budget) + self.warnings(),
         }
 
-    def _common_warnings(self) -> list[dict[str, str]]:
+    def _common_warnings(self, budget: OutageBudget) -> list[dict[str, str]]:
         found = []
         left = self.identity.leaf.not_after - clock.now()
         life = self.identity.leaf.not_after - self.identity.leaf.not_before
-        if left < 0.2 * life:
+        if left < limits.RENEWAL_OVERDUE * life:
             text = f"the certificate ends at {clock_words(self.identity.leaf.not_after)} and could not be renewed"
             found.append(warning("certificate-ends", text, severity="error" if left < 0 else "warning"))
+        worries = budget.worries(now=clock.now(), life=life, renews=self.renews)
+        found += [warning("outage-budget", text) for text in worries]
         if self.flow_log.dropped:
             reason = f": {self.flow_log.last_error}" if self.flow_log.last_error else ""
             found.append(warning("flows-dropped", f"{self.flow_log.dropped} flow records were dropped{reason}"))

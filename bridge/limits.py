@@ -37,6 +37,12 @@ RENEWAL_JITTER = 0.1
 CLOCK_TOLERANCE = 300.0
 """How far two clocks may differ; leaves start this much in the past."""
 INTERMEDIATE_LIFETIME = 365 * 86400.0
+OUTAGE_WARNED = 86400.0
+"""With less than this until the first certificate ends, and nobody to renew it, a node says so."""
+RENEWAL_OVERDUE = 0.2
+"""Below this share of its life a certificate should have been renewed long ago: renewal begins at half."""
+ISSUER_WARNED = 30 * 86400.0
+"""Before the issuer's or the root's end: nothing renews those by itself."""
 ROOT_LIFETIME = 3650 * 86400.0
 
 # --- Enrolment ----------------------------------------------------------------------------------------------------

@@ -90,6 +90,11 @@ class LiveMetrics:
             closed={"process": values(*_PROCESSES)},
         )
         self._expiry = Gauge("certificate_expiry_timestamp_seconds", "When this node's certificate ends.")
+        self._budget = Gauge(
+            "outage_budget_seconds",
+            "Until the first certificate of a node ends, and those above them.",
+            closed={"certificate": values("node", "issuer", "root")},
+        )
         self._age = Gauge("snapshot_age_seconds", "Since the snapshot in force was known to be current.")
         self._number = Gauge("snapshot_number", "Number of the last authority entry in force.")
         self._dropped = Counter("flow_records_dropped", "Flow records lost to a full disk or a flood.")
@@ -137,6 +142,10 @@ class LiveMetrics:
 
     def certificate_expires(self, at: float) -> None:
         self._expiry.set(at)
+
+    def outage_budget(self, ends: Mapping[str, float]) -> None:
+        now = self._now()
+        self._budget.replace(((kind,), max(0.0, at - now)) for kind, at in ends.items())
 
     def flows_dropped(self, total: int) -> None:
         self._dropped.set(total)

@@ -34,6 +34,9 @@ class Metrics(Protocol):
     def certificate_expires(self, at: float) -> None:
         """When our own certificate ends, unix seconds."""
 
+    def outage_budget(self, ends: Mapping[str, float]) -> None:
+        """When the first certificate of a node, the issuer's and the root's end, unix seconds, as far as known."""
+
     def flows_dropped(self, total: int) -> None:
         """Flow records lost since the start."""
 
@@ -60,6 +63,9 @@ class NoMetrics:
         pass
 
     def certificate_expires(self, at: float) -> None:
+        pass
+
+    def outage_budget(self, ends: Mapping[str, float]) -> None:
         pass
 
     def flows_dropped(self, total: int) -> None:

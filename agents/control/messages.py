@@ -58,6 +58,8 @@ class Report(Message, frozen=True, kw_only=True, tag="report"):
     """By instance id, for every instance that it hosts."""
     streams: Count = 0
     """Live streams, so that a drain can be followed."""
+    certificate_ends: Count = 0
+    """Of its own, unix seconds; 0: it does not say. For words about how long it lives, never for a decision."""
 
 
 class Flows(Message, frozen=True, kw_only=True, tag="flows"):

@@ -81,6 +81,8 @@ class Session:
     ended: str = ""
     """Why it is ended from this side."""
     epoch: int = 0
+    said_ends: int = 0
+    """When its certificate ends, by its own word: it may have a newer one than it came with."""
     reported_at: float = -math.inf
     renewed_at: float = -math.inf
     behind: bool = True
@@ -311,6 +313,7 @@ class ControlServer:
                 # A report may concern every other host; whoever changes its mind all the time waits.
                 await trio.sleep_until(session.reported_at + limits.REPORT_INTERVAL)
                 session.reported_at = trio.current_time()
+                session.said_ends = message.certificate_ends
                 self._owner.reported(session.host, message)
             case m.Flows():
                 records = message.records[:_FLOWS_MAX]
@@ -369,6 +372,11 @@ class ControlServer:
         if peer is None:
             raise PeerError(f"host {name} is not connected to gateway {self._owner.name}")
         return peer
+
+    def certificate_ends(self, lifetime: float) -> dict[str, float]:
+        """Of every host that is connected: what it showed, or what it says if that can be."""
+        most = clock.now() + lifetime + limits.CLOCK_TOLERANCE
+        return {s.host: max(s.not_after, min(s.said_ends, most)) for s in self._sessions.values()}
 
     # --- asking a host --------------------------------------------------------------------------------------------
 

@@ -16,6 +16,8 @@ from agents import clock
 from agents.admin.client import call
 from agents.estate import Home, HomeConfig, load_config
 from agents.operating.home_snapshot import load_snapshot
+from agents.operating.on_disk import own_budget
+from agents.outage_budget import span
 from bridge import limits
 from bridge.errors import clock as clock_words
 from bridge.identity.identity_file import load_identity
@@ -26,8 +28,6 @@ from inventory.home import check_secret
 State = Literal["ok", "warn", "fail"]
 
 _SECRETS = ("operator.key", "root.key", "issuer.pem", "identity.pem", "registry.db", "kept.db", "enrolment.pending")
-_LIFE_LEFT = 0.2
-"""Below this share of its life a certificate should have been renewed long ago: renewal begins at half."""
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +53,8 @@ async def examine(home: Path) -> list[Finding]:
     found += node[0]
     if node[1] is not None:
         found += _from_status(node[1])
+    else:
+        found += _budget_of_nobody(home, config)
     return [*found, *await _reach_all(await _gateways(home, config))]
 
 
@@ -89,10 +91,24 @@ def _identity(home: Path) -> list[Finding]:
         return [Finding(check="clock", state="fail", text=text, hint="set the clock")]
     left = (leaf.not_after - now) / (leaf.not_after - leaf.not_before)
     text = f"{leaf.spiffe}, until {ends}"
-    if left < _LIFE_LEFT:
+    if left < limits.RENEWAL_OVERDUE:
         hint = "it should have been renewed: is a gateway reachable?"
         return [Finding(check="identity", state="warn", text=text, hint=hint)]
     return [Finding(check="identity", state="ok", text=text)]
+
+
+def _budget_of_nobody(home: Path, config: HomeConfig) -> list[Finding]:
+    """While the node is down, nothing renews its certificate."""
+    try:
+        identity = load_identity(Home(home).identity)
+    except MeshError:
+        return []  # said already
+    now, leaf = clock.now(), identity.leaf
+    budget = own_budget(config, identity)
+    text = "; ".join(budget.worries(now=now, life=leaf.not_after - leaf.not_before, renews=False))
+    if text:
+        return [Finding(check="outage-budget", state="warn", text=text, hint="start the node")]
+    return [Finding(check="outage-budget", state="ok", text=f"{span(budget.first.at - now)} if nothing comes back")]
 
 
 async def _knowledge(home: Path) -> list[Finding]:
@@ -125,6 +141,9 @@ def _from_status(answer: dict[str, Any]) -> list[Finding]:
     if not any(f.check == "cannot-bind" for f in found) and "instances_here" in answer:
         count = len(answer.get("services", ()))
         found.append(Finding(check="ports", state="ok", text=f"every service has its port here ({count} services)"))
+    if not any(f.check == "outage-budget" for f in found) and "outage_budget" in answer:
+        text = f"{answer['outage_budget']} if nothing comes back"
+        found.append(Finding(check="outage-budget", state="ok", text=text))
     for gateway in answer.get("gateways", ()):
         found += _clock_against(gateway)
     return found

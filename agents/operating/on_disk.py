@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from agents import clock
-from agents.estate import Home, load_config
+from agents.estate import Home, HomeConfig, load_config
 from agents.operating.home_snapshot import load_placement, load_snapshot
+from agents.outage_budget import OutageBudget, end_of
 from bridge.errors import clock as clock_words
-from bridge.identity.identity_file import load_identity
+from bridge.identity.identity_file import Identity, load_identity
 from inventory.errors import MeshError
 
 
@@ -28,8 +29,10 @@ async def on_disk(home: Path) -> dict[str, Any]:
         "trust_domain": config.trust_domain,
     }
     try:
-        leaf = load_identity(Home(home).identity).leaf
+        identity = load_identity(Home(home).identity)
+        leaf = identity.leaf
         found["certificate_ends"] = clock_words(leaf.not_after)
+        found |= own_budget(config, identity).status(clock.now())
         if leaf.not_after < clock.now():
             warnings.append(_warning("certificate-ends", f"the certificate ended at {clock_words(leaf.not_after)}"))
     except MeshError as exc:
@@ -49,6 +52,12 @@ async def on_disk(home: Path) -> dict[str, Any]:
     except MeshError as exc:
         warnings.append(_warning("knowledge", str(exc)))
     return {**found, "warnings": warnings}
+
+
+def own_budget(config: HomeConfig, identity: Identity) -> OutageBudget:
+    """As far as a node that is down knows it: its own certificate's end, and its issuer's."""
+    own = {f"{config.role} {config.name}": identity.leaf.not_after}
+    return OutageBudget(own, issuer=end_of(identity.chain_pem, 1), root=None)
 
 
 def _warning(code: str, text: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from bridge import limits
 
 _INFO_SIZE = 216
 _PROGRESS = struct.Struct("=120xQ16xI52xQQ")
-"""Of struct tcp_info (linux/tcp.h): bytes acknowledged; bytes not sent yet; bytes sent, and of those bytes sent again."""
+"""Of struct tcp_info (linux/tcp.h): bytes acknowledged; not sent yet; sent, and of those bytes sent again."""
 _SO_MAX_PACING_RATE = 47
 _UNLIMITED = 0xFFFFFFFF
 _FASTER = 1.25

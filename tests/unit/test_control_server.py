@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 
+from agents import clock
 from agents.control import messages as m
 from agents.control.audience import Hearer
 from agents.control.channel import ControlChannel, ControlLost
@@ -281,6 +282,25 @@ async def test_c10_flows_are_booked_on_the_host_that_sent_them() -> None:
         await trio.testing.wait_all_tasks_blocked()
         _, name, records = t.gateway.said[-1]
         assert name == "vm2" and isinstance(records, tuple) and records[0].host == "vm2"
+
+
+async def test_the_end_of_a_certificate_is_what_was_shown_or_said_if_that_can_be() -> None:
+    """For words only; still, nobody makes the whole estate look dead, or immortal, by a number."""
+    async with town() as t:
+        ends = {}
+        day = limits.CERTIFICATE_LIFETIME
+        now = clock.now()
+        for name, shown, said in (("vm1", now + 60, 0), ("vm2", now + 60, int(now + day)), ("vm3", now + 60, 1),
+                                  ("vm4", now + 60, 2**62)):  # fmt: skip
+            end = t.dial(name, not_after=shown)
+            await end.send(m.Hello(version="1", epoch=1, number=1))
+            await end.send(m.Report(certificate_ends=said))
+            ends[name] = shown
+        await trio.testing.wait_all_tasks_blocked()
+        found = t.server.certificate_ends(day)
+        assert found["vm1"] == ends["vm1"] and found["vm3"] == ends["vm3"]
+        assert found["vm2"] == int(now + day)
+        assert now + day <= found["vm4"] <= clock.now() + day + limits.CLOCK_TOLERANCE
 
 
 async def test_reports_in_a_row_are_slowed_down(autojump_clock: trio.testing.MockClock) -> None:
