@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import random
 import resource
 import socket
 from collections import OrderedDict
@@ -21,6 +22,7 @@ import trio
 
 from agents import clock, handover
 from agents.admin.server import AdminConnection
+from agents.backoff import Backoff
 from agents.control import messages as c
 from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
@@ -159,6 +161,7 @@ class GatewayAgent(Node):
         """Whatever the registry says anew is verified before it counts; what does not verify is an alarm, and the last
         good state stays in force."""
         revision = -1
+        backoff = Backoff(rng=random.Random(), first=limits.REGISTRY_RETRY_FIRST, maximum=limits.REGISTRY_RETRY)
         while True:
             try:
                 seen = await self._registry.watch(revision)
@@ -166,7 +169,9 @@ class GatewayAgent(Node):
                 if self._ledger.state is not self.snapshot.authority:
                     await self._authority_changed()
                 await self._ledger.remember()
+                await self._check_admitted_again()
                 self._alarms.pop("registry", None)
+                backoff.reset()
                 revision = seen  # only now: what failed is looked at again, whether or not the registry changes
             except BaseException as exc:  # whatever it holds, what is in force stays in force
                 if must_pass(exc):
@@ -177,7 +182,13 @@ class GatewayAgent(Node):
                     log.error("the registry cannot be followed", reason=str(exc))
                 else:
                     tell_bug("the registry cannot be followed", exc)
-                await trio.sleep(limits.REGISTRY_RETRY)
+                await trio.sleep(backoff.next())
+
+    async def _check_admitted_again(self) -> None:
+        """Those who came while the registry was away: it may know that they were enrolled again meanwhile."""
+        for host, enrolment in (await self._enrolled.sure_again()).items():
+            if enrolment is not None and self._control.key_of(host) not in (None, enrolment.key):
+                self._control.end(host, f"host {host} was enrolled again with another key")
 
     async def _authority_changed(self) -> None:
         ledger, state = self._ledger, self._ledger.state

@@ -373,6 +373,11 @@ class ControlServer:
             raise PeerError(f"host {name} is not connected to gateway {self._owner.name}")
         return peer
 
+    def key_of(self, host: str) -> str | None:
+        """Of the session that it has; None when it has none."""
+        session = self._sessions.get(host)
+        return session.key if session is not None else None
+
     def certificate_ends(self, lifetime: float) -> dict[str, float]:
         """Of every host that is connected: what it showed, or what it says if that can be."""
         most = clock.now() + lifetime + limits.CLOCK_TOLERANCE

@@ -56,6 +56,8 @@ class EnrolledKeys:
         self._registry = registry
         self._kept = kept
         self._away_until = -float("inf")
+        self._unsure: set[str] = set()
+        """Hosts of which was last told what was kept."""
 
     async def of(self, host: str) -> Enrolment | None:
         """Raises Unavailable when there is no registry and nothing is kept beside it."""
@@ -66,12 +68,27 @@ class EnrolledKeys:
                 with trio.move_on_after(limits.REGISTRY_PATIENCE):
                     enrolment = await read_enrolment(self._registry, "host", host)
                     await self._keep(host, enrolment)
+                    self._unsure.discard(host)
                     return enrolment
             except Unavailable:
                 pass
             # Others who come now need not wait for the same answer.
             self._away_until = trio.current_time() + limits.REGISTRY_AWAY
+        self._unsure.add(host)
         return await read_enrolment(self._kept, "host", host)
+
+    async def sure_again(self) -> dict[str, Enrolment | None]:
+        """Of the hosts of which was told what was kept, what the registry says now: one question for all of them.
+
+        Raises:
+            Unavailable: it does not answer yet.
+        """
+        unsure = set(self._unsure)
+        if self._kept is None or not unsure:
+            return {}
+        await self._keep_all(self._kept)
+        self._unsure -= unsure
+        return {host: await read_enrolment(self._kept, "host", host) for host in unsure}
 
     async def _keep(self, host: str, enrolment: Enrolment | None) -> None:
         assert self._kept is not None

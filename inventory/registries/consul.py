@@ -21,7 +21,7 @@ from inventory.names import shown
 from inventory.registries import consul_wire as wire
 from inventory.registries.consul_leases import OwnLeases
 from inventory.registries.consul_place import ConsulPlace
-from inventory.registries.consul_store import ConsulStore, damaged
+from inventory.registries.consul_store import WATCH_LATE, ConsulStore, damaged
 from inventory.registries.interface import CHANGES_MAX, Change, Conflict, Record, parse_key
 
 WATCH_PAUSE = 0.2
@@ -122,14 +122,14 @@ class ConsulRegistry:
         pause = 0.0
         while True:
             await self._leases.drop_lapsed()
-            listed = await self.store.live()
+            listed = await self.store.live(late=WATCH_LATE)
             self._leases.seen(listed.entries)
             revision = self._revision(listed.entries)
             if revision != after_revision:
                 return revision
             with trio.move_on_after(self._leases.until_next_lapse()):
                 await trio.sleep(pause)
-                await self.store.live(index=listed.index)
+                await self.store.live(index=listed.index, late=WATCH_LATE)
             pause = WATCH_PAUSE
 
     def nudge(self) -> None:

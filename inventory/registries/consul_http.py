@@ -131,11 +131,13 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
         data: str | bytes = b"",
         *,
         waits: float = 0.0,
+        late: float | None = None,
     ) -> T:
         """One request, and what `callback` makes of its answer.
 
         Args:
             waits: how long Consul may hold the answer back before it counts as late.
+            late: how much later than that the answer may be there in full, ANSWER_TIMEOUT unless said.
 
         Raises:
             Unavailable: no answer, or one that says that Consul cannot or will not.
@@ -146,7 +148,9 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
         while True:
             at = self._at
             try:
-                return await self._servers[at].ask(method, callback, uri, data, waits=waits)
+                return await self._servers[at].ask(
+                    method, callback, uri, data, within=waits + (ANSWER_TIMEOUT if late is None else late)
+                )
             except Unavailable as exc:
                 left -= 1
                 if self._at == at:  # else another request has moved on already
@@ -167,9 +171,9 @@ class _Server:
         self._refused = refused
 
     async def ask(
-        self, method: str, callback: Callable[[base.Response], T], uri: str, data: str | bytes, *, waits: float
+        self, method: str, callback: Callable[[base.Response], T], uri: str, data: str | bytes, *, within: float
     ) -> T:
-        with trio.move_on_after(waits + ANSWER_TIMEOUT):
+        with trio.move_on_after(within):
             status, headers, body = await self._exchange(method, self._base + uri, data)
             if status not in _HAS_AN_ANSWER:
                 raise self._refusal(status, body)
@@ -177,9 +181,7 @@ class _Server:
                 return callback(base.Response(status, headers, body))
             except (ConsulException, InputError, ValueError, RecursionError) as exc:
                 raise self._no_consul(shown(str(exc)[:_QUOTED])[1:-1]) from None
-        raise Unavailable(
-            f"Consul does not answer within {waits + ANSWER_TIMEOUT:.0f} s", where=self._address, hint=_WELL
-        )
+        raise Unavailable(f"Consul does not answer within {within:.0f} s", where=self._address, hint=_WELL)
 
     async def _exchange(self, method: str, url: str, data: str | bytes) -> tuple[int, httpx2.Headers, bytes]:
         pieces, size = [], 0

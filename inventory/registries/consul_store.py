@@ -20,9 +20,12 @@ from inventory.registries import consul_wire as wire
 from inventory.registries.consul_http import TrioConsul
 from inventory.registries.consul_place import ConsulPlace
 
-WATCH_WAIT = 10
+WATCH_WAIT = 5
 """Seconds for which Consul holds a watch back; it adds up to a sixteenth. A rollback that fell between two questions,
 and a server that lost the others and does not say so, go unnoticed for little longer."""
+WATCH_LATE = 4.0
+"""After that, for an answer of some keys that a healthy Consul has in milliseconds: one that takes requests and answers
+none (stopped, cut off behind a proxy) is noticed within 10 s. Commands are more patient."""
 AGAIN = "run the command again"
 
 CONSISTENT = (("consistent", "1"),)
@@ -68,12 +71,12 @@ class ConsulStore:
         await self._check_about(entries)
         return entries
 
-    async def live(self, *, index: int = 0) -> Listed:
+    async def live(self, *, index: int = 0, late: float | None = None) -> Listed:
         """What `live/` holds; with `index`, once Consul has news after it or has waited for long enough."""
         wait = (("index", str(index)), ("wait", f"{WATCH_WAIT}s")) if index else CONSISTENT
         waits = WATCH_WAIT * 17 / 16 if index else 0.0
         path = f"/v1/kv/{self.prefix}{wire.LIVE}"
-        listed = await self._http.ask("GET", _listing, path, (("recurse", "1"), *wait), waits=waits)
+        listed = await self._http.ask("GET", _listing, path, (("recurse", "1"), *wait), waits=waits, late=late)
         await self._check_about(listed.entries)
         return listed
 

@@ -254,6 +254,7 @@ async def test_f13_what_could_not_be_read_is_read_again_without_another_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     async with gate(tmp_path) as g:
+        monkeypatch.setattr(limits, "REGISTRY_RETRY_FIRST", 0.01)
         monkeypatch.setattr(limits, "REGISTRY_RETRY", 0.01)
         real, failures = g.ledger.refresh, [error, error]
 

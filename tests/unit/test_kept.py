@@ -29,8 +29,10 @@ class Remote(MemoryRegistry):
         super().__init__()
         self.away = False
         self.silent = False
+        self.asked = 0
 
     async def _ask(self) -> None:
+        self.asked += 1
         if self.silent:
             await trio.sleep_forever()
         if self.away:
@@ -189,6 +191,28 @@ async def test_one_waits_for_a_silent_registry_and_the_others_do_not(autojump_cl
     enrol(remote, "vm1", "b")
     await trio.sleep(limits.REGISTRY_AWAY)
     assert await enrolled.of("vm1") == enrolment("vm1", "b"), "and it is asked again"
+
+
+async def test_f35_when_the_registry_is_back_all_who_were_let_in_meanwhile_are_asked_for_at_once() -> None:
+    remote, kept = Remote(), MemoryRegistry()
+    enrolled = EnrolledKeys(remote, kept)
+    names = [f"vm{number}" for number in range(300)]
+    for name in names:
+        enrol(remote, name)
+    await enrolled.keep_all()
+    assert await enrolled.sure_again() == {}, "nobody was told from the copy"
+    remote.away = True
+    for name in names:
+        await enrolled.of(name)
+    with pytest.raises(Unavailable):
+        await enrolled.sure_again()
+    remote.away = False
+    enrol(remote, "vm7", "b")
+    remote.asked = 0
+    found = await enrolled.sure_again()
+    assert remote.asked == 1 and set(found) == set(names)
+    assert found["vm7"] == enrolment("vm7", "b") and found["vm8"] == enrolment("vm8")
+    assert await enrolled.sure_again() == {}
 
 
 async def test_a_host_that_was_removed_is_not_kept() -> None:
