@@ -12,6 +12,7 @@ Retries live here, because this is where operators' commands meet each other.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -25,6 +26,7 @@ import trio
 from agents import clock
 from agents.admin.client import call
 from agents.backoff import Backoff
+from agents.knowledge.seen import OPERATOR_SEEN_FILE, Seen, furthest_seen, refuse_older, write_seen
 from agents.knowledge.verified_log import VerifiedLog
 from bridge import limits
 from bridge.dns.addresses import DEFAULT_SLICE, parse_slice
@@ -262,6 +264,8 @@ class Operator:
                 await self.log.refresh()
                 continue
             await self.log.refresh()
+            if self.config.consul is not None:
+                note_seen(self.home, self.state, None)
             await nudge(self.home)
             return signed
         raise AssertionError("APPEND_TRIES is not positive")
@@ -293,18 +297,38 @@ def load_operator_key(home: Path, config: HomeConfig) -> OperatorKey:
 
 
 @asynccontextmanager
-async def inspect(home: Path) -> AsyncIterator[tuple[HomeConfig, Registry, VerifiedLog]]:
+async def inspect(
+    home: Path, *, accepts_older: bool = False
+) -> AsyncIterator[tuple[HomeConfig, Registry, VerifiedLog]]:
     """The registry and the verified log, to read.
 
+    Args:
+        accepts_older: also a registry in Consul that went back since this home saw it last: to look at what is there.
+
     Raises:
-        InputError: no estate or no registry in this home, or a log that does not verify.
+        InputError: no estate or no registry in this home, or a log that does not verify, or one that went back (F34).
         Unavailable: the registry cannot be opened.
     """
     config = load_config(home)
     async with open_registry(home) as registry:
-        log = VerifiedLog(registry, config.genesis)
-        await log.refresh()
+        log = VerifiedLog(registry, config.genesis, collects=config.consul is not None)
+        if config.consul is None:
+            await log.refresh()
+        else:
+            seen = furthest_seen(home)  # before the log is read: others go on writing it
+            await log.refresh()
+            if not accepts_older:
+                refuse_older(log, seen)
+                note_seen(home, log.state, seen)
         yield config, registry, log
+
+
+def note_seen(home: Path, state: AuthorityState, before: Seen | None) -> None:
+    """Remembers how far a command has seen a registry that others hold. A command that did its work does not fail for
+    it: the gateway remembers as well."""
+    if before is None or state.number > before.number:
+        with contextlib.suppress(MeshError):
+            write_seen(home, state, OPERATOR_SEEN_FILE)
 
 
 @asynccontextmanager

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 import trio
 
+from agents.knowledge.seen import read_seen, write_seen
 from agents.knowledge.verified_log import VerifiedLog
 from bridge import limits
 from bridge.logs import get_logger
@@ -27,7 +27,6 @@ from inventory.authority import (
 )
 from inventory.authority.log import Head, log_changes
 from inventory.errors import InputError, MeshError, Unavailable
-from inventory.home import read_file, write_file
 from inventory.policy_document import PolicyDocument, PolicySlicer, verify_document
 from inventory.policy_rules import Rule
 from inventory.registries.interface import ANY, Change, Registry
@@ -35,29 +34,8 @@ from inventory.strict_json import decode
 
 log = get_logger()
 
-SEEN_FILE = "seen.json"
 POLICY_PREFIX = "policy/"
-_SEEN_MAX_BYTES = 1024
 _POLICY_MAX_BYTES = 16 * 1024 * 1024
-
-
-class Seen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """seen.json: how far this gateway has seen the log."""
-
-    number: int
-    head: str
-
-
-def read_seen(home: Path) -> Seen | None:
-    """None when no gateway ran on this home yet. Raises MeshError when the file is damaged or cannot be read."""
-    path = home / SEEN_FILE
-    if not path.exists():
-        return None
-    try:
-        return decode(read_file(path), Seen, max_bytes=_SEEN_MAX_BYTES, what="seen.json")
-    except InputError as exc:
-        hint = "it says how far the log went; put it back from a backup, or remove it if you trust the registry"
-        raise InputError(exc.what, where=str(path), hint=exc.hint or hint) from None
 
 
 class Ledger:
@@ -157,8 +135,7 @@ class Ledger:
         if self._kept is not None:
             await self._keep(self._kept)
         if state.number != self._remembered:
-            text = msgspec.json.encode(Seen(state.number, state.head))
-            await trio.to_thread.run_sync(write_file, self._home / SEEN_FILE, text)
+            await trio.to_thread.run_sync(write_seen, self._home, state)
             self._remembered = state.number
 
     async def _keep(self, kept: Registry) -> None:

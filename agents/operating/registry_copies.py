@@ -20,7 +20,8 @@ from pathlib import Path
 
 from agents import clock
 from agents.estate import Home, HomeConfig, inspect, load_config, load_operator_key
-from agents.knowledge.ledger import POLICY_PREFIX, SEEN_FILE, read_seen
+from agents.knowledge.ledger import POLICY_PREFIX
+from agents.knowledge.seen import OPERATOR_SEEN_FILE, SEEN_FILE, furthest_seen
 from agents.knowledge.verified_log import VerifiedLog
 from agents.operating.policy import read_policy
 from agents.operating.registry_files import (
@@ -91,7 +92,7 @@ async def backup(home: Path, to_path: Path) -> Copied:
         InputError: this home has no registry, its log does not verify, or `to_path` is something else.
         Unavailable: the copy cannot be written; what was there is intact.
     """
-    async with inspect(home) as (_, registry, log):
+    async with inspect(home, accepts_older=True) as (_, registry, log):
         _check_target(home, to_path)
         closing = closing_invites(log.state.invites.values(), clock.now())
         if isinstance(registry, EmbeddedRegistry):
@@ -186,7 +187,7 @@ async def _bring_up_to(
             raise InputError(f"more than {LOST_MAX} entries would be lost", where="--past")
         if behind is not None and (past is None or past < behind):
             raise InputError(
-                f"the backup ends at entry {before}, this gateway has seen entry {behind}",
+                f"the backup ends at entry {before}, entry {behind} was seen here",
                 where=str(where),
                 hint=f"use a newer backup; or give --past {behind}, and entries {before + 1} to {behind} are lost",
             )
@@ -197,8 +198,8 @@ async def _bring_up_to(
 
 
 async def _behind(registry: EmbeddedRegistry, home: Path, number: int) -> int | None:
-    """The entry that this gateway has seen and the backup has not; None when the backup continues what was seen."""
-    seen = read_seen(home)
+    """The entry that was seen here and the backup has not; None when the backup continues what was seen."""
+    seen = furthest_seen(home)
     if seen is None:
         return None
     try:
@@ -248,7 +249,7 @@ def _replace(home: Path, prepared: Path, *, forget_seen: bool) -> Path | None:
     no gateway starts with; the same command then finishes it."""
     registry = Home(home).registry
     old = with_companions(registry)
-    seen = [path for path in (home / SEEN_FILE,) if forget_seen and path.exists()]
+    seen = [path for name in (SEEN_FILE, OPERATOR_SEEN_FILE) if forget_seen and (path := home / name).exists()]
     try:
         aside = make_aside(home) if old or seen else None
         if aside is not None:
@@ -279,8 +280,8 @@ async def _replace_in_consul(home: Path, prepared: Path, place: ConsulPlace, *, 
         await target.store.become("ready")
     try:
         # A gateway's own copy of the log goes with what it has seen: where entries are given up, both are.
-        seen = [path for path in (home / SEEN_FILE,) if path.exists()]
-        move([*with_companions(Home(home).kept), *seen] if forget_seen else [], aside)
+        gone = [*with_companions(Home(home).kept), home / SEEN_FILE, home / OPERATOR_SEEN_FILE]
+        move([path for path in gone if path.exists()] if forget_seen else [], aside)
         sync(home)
     except OSError as exc:
         raise Unavailable(f"the old files cannot be set aside: {exc.strerror}", where=str(home)) from None

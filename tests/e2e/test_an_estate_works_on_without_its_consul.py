@@ -94,6 +94,11 @@ def test_f34_a_consul_that_went_back_is_not_believed(estate: Estate, own_consul:
         own_consul.restore(yesterday)
         went_back = "the registry went back"
         eventually(lambda: went_back in registry_warning(estate), what="the gateway says so")
+        before = own_consul.keys(place.prefix)
+        for words in (("host", "add", "vm9"), ("host", "list"), ("policy", "log"), ("doctor",)):
+            done = estate.cli(OPERATOR, *words)
+            assert done.returncode in (1, 64) and went_back in done.stderr + done.stdout, (words, done)
+        assert own_consul.keys(place.prefix) == before, "nothing was changed in it"
         assert status(estate, OPERATOR)["authority_number"] == number
 
         estate.kill9(OPERATOR)

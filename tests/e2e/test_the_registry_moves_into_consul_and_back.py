@@ -17,7 +17,7 @@ from agents.consul import open_consul
 from agents.operating import registry_moves
 from agents.operating.registry_moves import move_home, move_to_consul, values_of
 from inventory.errors import InputError, MeshError, Unavailable
-from inventory.registries.consul_http import TrioTransport
+from inventory.registries import consul_http
 from inventory.registries.consul_place import ConsulPlace
 from inventory.registries.embedded import EmbeddedRegistry, open_embedded
 from inventory.registries.interface import CHANGES_MAX
@@ -166,7 +166,8 @@ def test_f34_backup_and_restore_in_consul(op: CommandLine, place: ConsulPlace, t
     op.ok("registry", "backup", str(kept))
     op.ok("host", "add", "vm7")
     assert kept.stat().st_mode & 0o777 == 0o600
-    restored = op.json("registry", "restore", str(kept))
+    assert "entry 13 was seen here" in op.refused(64, "registry", "restore", str(kept)), "by a command"
+    restored = op.json("registry", "restore", str(kept), "--past", "13")
     hosts = op.ok("host", "list").out
     assert "vm6" in hosts and "vm7" not in hosts
     assert (Path(restored["old_files"]) / "registry.db").exists(), "what was there is kept"
@@ -252,7 +253,7 @@ def killed_at(step: int, work: Callable[[], Awaitable[object]]) -> bool:
     if pid == 0:
         try:
             death = Death(step)
-            for owner, name in ((TrioTransport, "_exchange"), (EmbeddedRegistry, "close_to_changes")):
+            for owner, name in ((consul_http._Server, "_exchange"), (EmbeddedRegistry, "close_to_changes")):
                 setattr(owner, name, death.after(getattr(owner, name)))
             for name in ("store_config", "make_aside", "move", "_rename"):
                 setattr(registry_moves, name, death.around(getattr(registry_moves, name)))

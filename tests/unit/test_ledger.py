@@ -8,7 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agents.knowledge.ledger import POLICY_PREFIX, SEEN_FILE, Ledger, read_seen
+from agents.knowledge.ledger import POLICY_PREFIX, Ledger
+from agents.knowledge.seen import SEEN_FILE, read_seen
 from inventory.authority import AuthorityError, AuthorityFork, encode_signed
 from inventory.authority.entries import payload_hash
 from inventory.authority.log import HEAD_KEY, Head, log_key
@@ -134,7 +135,7 @@ async def test_what_was_seen_is_written_once_and_only_when_it_changed(
     await ledger.remember()
     seen = read_seen(tmp_path)
     assert seen is not None and (seen.number, seen.head) == (2, ledger.state.head)
-    monkeypatch.setattr("agents.knowledge.ledger.write_file", None)
+    monkeypatch.setattr("agents.knowledge.seen.write_file", None)
     await ledger.remember()
 
 
@@ -144,7 +145,7 @@ async def test_f04_a_full_disk_does_not_keep_a_revocation_from_counting(
     def full(path: Path, data: bytes) -> None:
         raise Unavailable("no space left")
 
-    monkeypatch.setattr("agents.knowledge.ledger.write_file", full)
+    monkeypatch.setattr("agents.knowledge.seen.write_file", full)
     estate = Estate(tmp_path)
     estate.chain.add(revoke("vm1"))
     estate.publish()

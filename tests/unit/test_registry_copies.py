@@ -14,7 +14,8 @@ import pytest
 
 from agents import clock
 from agents.estate import Home, HomeConfig, load_config, store_config
-from agents.knowledge.ledger import SEEN_FILE, Ledger
+from agents.knowledge.ledger import Ledger
+from agents.knowledge.seen import SEEN_FILE
 from agents.knowledge.verified_log import VerifiedLog
 from agents.operating.policy import read_policy
 from agents.operating.registry_copies import LOST_MAX, backup, restore
@@ -152,7 +153,7 @@ async def test_f34_a_backup_older_than_what_was_seen_is_refused(home: Path, tmp_
     await seen_by_gateway(home)
     before = await entries(home)
     for past in (None, 5):
-        with pytest.raises(InputError, match="the backup ends at entry 4, this gateway has seen entry 6") as caught:
+        with pytest.raises(InputError, match="the backup ends at entry 4, entry 6 was seen here") as caught:
             await restore(home, tmp_path / "backup.db", past=past)
         assert "--past 6" in caught.value.hint
     assert await entries(home) == before
