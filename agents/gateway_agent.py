@@ -172,7 +172,7 @@ class GatewayAgent(Node):
                 await self._check_admitted_again()
                 self._alarms.pop("registry", None)
                 backoff.reset()
-                revision = seen  # only now: what failed is looked at again, whether or not the registry changes
+                revision = seen
             except BaseException as exc:  # whatever it holds, what is in force stays in force
                 if must_pass(exc):
                     raise
@@ -182,6 +182,7 @@ class GatewayAgent(Node):
                     log.error("the registry cannot be followed", reason=str(exc))
                 else:
                     tell_bug("the registry cannot be followed", exc)
+                revision = -1  # it is said to be well again as soon as it is, and not only when it changes
                 await trio.sleep(backoff.next())
 
     async def _check_admitted_again(self) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.consul_program import NoConsul, find_consul
 from tests.support.estate import Estate
 
 settings.register_profile(
@@ -112,3 +113,12 @@ def estate(tmp_path: Path) -> Iterator[Estate]:
     """An empty estate; whatever the test starts in it is ended with the test."""
     with Estate(tmp_path) as made:
         yield made
+
+
+@pytest.fixture(scope="session")
+def consul_program() -> Path:
+    """A real one, or the test is skipped."""
+    try:
+        return find_consul()
+    except NoConsul as why:
+        pytest.skip(str(why))

@@ -35,7 +35,8 @@ _KEEPALIVE = (
     (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
 )
 """A watch says nothing while it waits: a connection that died in silence is noticed within 11 s."""
-_NO_LEADER = "No cluster leader"
+_PASSED_ON_TO_NOBODY = ("No cluster leader", "node is not the leader", "rpc error getting client: failed to get conn")
+"""How the words of a server begin that has found no leader to give the request to."""
 _WELL = "see that it is well and can be reached from here"
 ANSWER_MAX = 256 * 1024 * 1024
 """Bytes of one answer; an estate of 10,000 hosts is read in a quarter of it."""
@@ -59,8 +60,8 @@ class _NothingDone(Unavailable):
 
 class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no types
     """Requests of one process to one Consul. One attempt each, at the first of its addresses that can be asked: as with
-    the addresses of a name, the next one is tried only while nothing can have been done. The one that answered is kept;
-    after any failure the next request begins at the one behind it."""
+    the addresses of a name, each is tried once at most, and the next one only while nothing can have been done. The one
+    that answered is kept; after any failure the next request begins at the one behind it."""
 
     def __init__(self, place: ConsulPlace, tls: ssl.SSLContext | None) -> None:
         super().__init__("unused", 0, scheme="unused")
@@ -132,12 +133,14 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
         *,
         waits: float = 0.0,
         late: float | None = None,
+        reads: bool = False,
     ) -> T:
         """One request, and what `callback` makes of its answer.
 
         Args:
             waits: how long Consul may hold the answer back before it counts as late.
             late: how much later than that the answer may be there in full, ANSWER_TIMEOUT unless said.
+            reads: whether it changes nothing although it is no GET, so that any failure of a server leads to the next.
 
         Raises:
             Unavailable: no answer, or one that says that Consul cannot or will not.
@@ -155,7 +158,7 @@ class TrioTransport(base.HTTPClient):  # type: ignore[misc]  # py-consul has no 
                 left -= 1
                 if self._at == at:  # else another request has moved on already
                     self._at = (at + 1) % len(self._servers)
-                if left == 0 or not isinstance(exc, _NothingDone):
+                if left == 0 or not (reads or method == "GET" or isinstance(exc, _NothingDone)):
                     raise
 
 
@@ -223,8 +226,7 @@ class _Server:
             what = "Consul does not take a request of this size"
             return Unavailable(what, where=where, hint="set limits.txn_max_req_len and kv_max_value_size to 524288")
         if status >= 500:
-            # A server that knows no leader passed it on to nobody. Other words come from one that did.
-            kind = _NothingDone if said == _NO_LEADER else Unavailable
+            kind = _NothingDone if said.startswith(_PASSED_ON_TO_NOBODY) else Unavailable
             hint = "see `consul operator raft list-peers`: is there a leader?"
             return kind(f"Consul cannot answer: {status} {said}", where=where, hint=hint)
         return self._no_consul(f"{status} {said}")

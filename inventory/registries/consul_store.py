@@ -67,7 +67,8 @@ class ConsulStore:
     async def read(self, trees: Sequence[str]) -> dict[str, wire.Entry]:
         """Every key that starts with one of `trees`, at one moment, live/about among them."""
         reads = [wire.read_tree(self.prefix + tree) for tree in (wire.ABOUT, *trees)]
-        entries = dict((await self._transaction(reads, CONSISTENT)).entries)
+        asked = wire.encode_operations(reads)
+        entries = dict((await self._http.ask("PUT", _outcome, "/v1/txn", CONSISTENT, asked, reads=True)).entries)
         await self._check_about(entries)
         return entries
 
@@ -98,8 +99,8 @@ class ConsulStore:
             raise Unavailable("the registry in Consul was replaced meanwhile", where=self.where, hint=AGAIN)
         return wire.Outcome({}, wire.Failure(outcome.failed.operation - 1, outcome.failed.what))
 
-    async def _transaction(self, operations: Operations, params: Sequence[tuple[str, str]] = ()) -> wire.Outcome:
-        return await self._http.ask("PUT", _outcome, "/v1/txn", params, wire.encode_operations(operations))
+    async def _transaction(self, operations: Operations) -> wire.Outcome:
+        return await self._http.ask("PUT", _outcome, "/v1/txn", (), wire.encode_operations(operations))
 
     # --- large values -------------------------------------------------------------------------------------------------
 

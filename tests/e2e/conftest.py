@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.consul_program import NoConsul, find_consul
 from tests.support.consul_server import ConsulServer, new_consul, options
 from tests.support.estate import Estate
 from tests.support.town import Town
@@ -21,14 +20,6 @@ def town(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
         made = Town(estate)
         made.build()
         yield made
-
-
-@pytest.fixture(scope="session")
-def consul_program() -> Path:
-    try:
-        return find_consul()
-    except NoConsul as why:
-        pytest.skip(str(why))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ the test's own says; tests/netns has three real ones.
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ from inventory.registries.consul_place import ConsulPlace
 from inventory.registries.interface import ANY, Change
 from tests.support.consul_server import ConsulServer
 from tests.support.estate import Estate
-from tests.support.hostile_http import Handler, HostileServer, ends_early, says
+from tests.support.hostile_http import Answer, Handler, HostileServer, ends_early, says
 
 PATIENCE = 20.0
 ABOUT = (
@@ -49,6 +50,13 @@ def place(consul: ConsulServer) -> ConsulPlace:
     return made
 
 
+def only_reads(consul: ConsulServer, place: ConsulPlace, otherwise: Answer) -> Answer:
+    """A server that answers the first question as Consul would, and changes with `otherwise`."""
+    live = json.dumps(consul.ask("GET", f"/v1/kv/{place.prefix}live/?recurse")).encode()
+    read = says(200, live, X_Consul_Index="7")
+    return lambda handler: (read if handler.command == "GET" else otherwise)(handler)
+
+
 def behind(place: ConsulPlace, *first: str) -> ConsulPlace:
     """The same, with these addresses before its own."""
     return msgspec.structs.replace(place, address=first[0], others=(*first[1:], place.address))
@@ -68,18 +76,39 @@ async def test_f52_a_server_that_is_down_or_knows_no_leader_is_passed_over(
         assert len(hostile.asked) == 1, "the one that answered is asked from there on"
 
 
-@pytest.mark.parametrize("answer", [ends_early, says(500, b"leadership lost while committing log")])
-async def test_f52_a_change_that_may_have_been_made_is_not_made_again_elsewhere(
-    answer: object, hostile: HostileServer, place: ConsulPlace
+@pytest.mark.parametrize("words", ["node is not the leader", "rpc error getting client: failed to get conn: dial tcp"])
+async def test_f52_a_change_that_was_passed_on_to_nobody_is_made_elsewhere(
+    words: str, consul: ConsulServer, hostile: HostileServer, place: ConsulPlace
 ) -> None:
-    hostile.answer = answer  # type: ignore[assignment]  # parametrize forgets what it is
+    hostile.answer = only_reads(consul, place, says(500, words.encode()))
+    async with open_consul(behind(place, hostile.address)) as registry:
+        with trio.fail_after(PATIENCE):
+            await registry.transact([Change("a", 0, b"1")])
+        assert [line.partition(" ")[0] for line in hostile.asked] == ["GET", "PUT"]
+
+
+@pytest.mark.parametrize("answer", [ends_early, says(500, b"leadership lost while committing log"), says(429)])
+async def test_f52_a_change_that_may_have_been_made_is_not_made_again_elsewhere(
+    answer: Answer, consul: ConsulServer, hostile: HostileServer, place: ConsulPlace
+) -> None:
+    hostile.answer = only_reads(consul, place, answer)
     async with open_consul(behind(place, hostile.address)) as registry:
         with trio.fail_after(PATIENCE), pytest.raises(Unavailable):
             await registry.transact([Change("a", 0, b"1")])
-        assert len(hostile.asked) == 1
+        assert [line.partition(" ")[0] for line in hostile.asked] == ["GET", "PUT"]
         assert await registry.get("a") is None
-        await registry.transact([Change("a", 0, b"1")])
-        assert len(hostile.asked) == 1, "the next request begins at the next one"
+        assert len(hostile.asked) == 2, "the next request begins at the next one"
+
+
+@pytest.mark.parametrize("answer", [ends_early, says(500, b"rpc error"), says(429), says(403), says(200, b"<html>")])
+async def test_f52_a_question_is_asked_of_the_next_whatever_is_wrong(
+    answer: Answer, hostile: HostileServer, place: ConsulPlace
+) -> None:
+    hostile.answer = answer
+    async with open_consul(behind(place, hostile.address)) as registry:
+        with trio.fail_after(PATIENCE):
+            assert await registry.get("a") is None
+        assert len(hostile.asked) == 1
 
 
 async def test_f52_when_none_can_be_asked_each_was_asked_once(estate: Estate, hostile: HostileServer) -> None:
