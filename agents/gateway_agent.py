@@ -27,12 +27,14 @@ from agents.control import messages as c
 from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
 from agents.control.paths import Paths
+from agents.control.prefaces import PREFACE_ENROL, PREFACE_RELAY, peek_preface
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import Home, HomeConfig, load_config, open_registry
 from agents.gateway_status import host_rows, service_rows
 from agents.guards import must_pass
 from agents.handover import Inherited
+from agents.issuing import Issuing, issued
 from agents.knowledge.kept import EnrolledKeys, open_kept
 from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, usable_health
@@ -44,14 +46,13 @@ from agents.workers import messages as m
 from bridge import limits
 from bridge.bugs import tell_bug
 from bridge.errors import PeerError
-from bridge.errors import clock as clock_words
 from bridge.flows import Flow
-from bridge.identity.issuer import IssuanceRecord, Issuer, make_csr, read_csr
+from bridge.identity.issuer import read_csr
 from bridge.logs import get_logger
 from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.health import HealthByHost
-from inventory.home import HomeLock, lock_home, read_secret
+from inventory.home import HomeLock, lock_home
 from inventory.model import Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
 from inventory.policy_rules import Rule
@@ -60,8 +61,6 @@ from inventory.snapshot import Snapshot, Touched
 
 log = get_logger()
 
-_PREFACE_RELAY = b"MBR1 "
-_PREFACE_ENROL = b"MBE1\n"
 _REFUSALS_LOGGED = 3
 _FDS_PER_PATH = 8
 """Two sockets and two pipes in the worker, and room for all that is no path."""
@@ -87,14 +86,14 @@ class GatewayAgent(Node):
         self._registry = registry
         self._ledger = ledger
         self._enrolled = EnrolledKeys(registry, kept)
-        self._issuer = Issuer.from_pem(read_secret(home / "issuer.pem").decode(), where=str(home / "issuer.pem"))
+        self._issuing = Issuing(home, config, ledger)
         self._carriers = PathCarriers(self.workers, lambda path_id: self._paths.ended(path_id))
         self._paths = Paths(self._carriers.join, most=_paths_max() * workers)
         self._guests: OrderedDict[socket.socket, trio.CancelScope] = OrderedDict()
         self._enrolment = EnrolmentServer(
             home,
             registry,
-            self._issuer,
+            self._issuing.issuer,
             state=lambda: ledger.state,
             latest=lambda: ledger.latest,
             refresh=ledger.refresh,
@@ -148,6 +147,9 @@ class GatewayAgent(Node):
         """Those that were here when we ended are on their way back."""
         until = trio.current_time() + limits.FIRST_LEASE
         self._leases = {host: until for host, known in self.snapshot.presence.items() if known.online}
+        if len(self.snapshot.authority.gateways) > 1:
+            away = {h: msgspec.structs.replace(p, gateways=()) for h, p in self.snapshot.presence.items() if p.gateways}
+            self.snapshot = self.snapshot.evolved(presence={**self.snapshot.presence, **away})
 
     def _own_address(self) -> str:
         gateway = self.snapshot.authority.gateways.get(self.name)
@@ -275,7 +277,7 @@ class GatewayAgent(Node):
         revoked = self.snapshot.is_revoked(str(spiffe), key)
         if revoked is not None:
             return f"revoked: {revoked}"
-        enrolled = await self._enrolled.of(host)
+        enrolled = await self._enrolled.of("host", host)
         if enrolled is not None and enrolled.key != key:
             return f"host {host} was enrolled again with another key"
         return None
@@ -298,7 +300,15 @@ class GatewayAgent(Node):
         self._leases[host] = trio.current_time() + limits.LEASE
         self._streams_of.pop(host, None)
         self._ahead.pop(host, None)
+        self._no_longer_held(host)
         log.info("host disconnected", host=host)
+
+    def _no_longer_held(self, host: str) -> None:
+        """Where there are other gateways, what they say of it counts from now on. Alone there is nothing to choose."""
+        known = self.snapshot.presence.get(host)
+        if known is not None and known.gateways and len(self.snapshot.authority.gateways) > 1:
+            presence = msgspec.structs.replace(known, gateways=())
+            self._place([host], presence={**self.snapshot.presence, host: presence})
 
     def reported(self, host: str, report: c.Report) -> None:
         self._streams_of[host] = report.streams
@@ -347,15 +357,7 @@ class GatewayAgent(Node):
             raise AnswerIsNo(refusal)
         if read_csr(csr).key != key:
             raise AnswerIsNo("a renewal is for the key that the host was enrolled with")
-        return self._issue(csr, SpiffeId(self.config.trust_domain, "host", host))
-
-    def _issue(self, csr: bytes, spiffe: SpiffeId) -> str:
-        issued = self._issuer.issue(csr, spiffe, now=clock.now(), lifetime=self.config.certificate_lifetime)
-        self._issued(issued.record)
-        return issued.chain_pem
-
-    def _issued(self, record: IssuanceRecord) -> None:
-        log.info("certificate issued", spiffe_id=record.spiffe_id, serial=record.serial, key=record.key)
+        return self._issuing.issue(csr, SpiffeId(self.config.trust_domain, "host", host))
 
     async def _end_leases(self) -> None:
         """Hosts that did not come back in time are no longer here."""
@@ -415,16 +417,16 @@ class GatewayAgent(Node):
         try:
             with trio.fail_at(began + limits.PREAUTH_TIMEOUT):
                 line = await peek_preface(sock)
-                if line == _PREFACE_ENROL:
+                if line == PREFACE_ENROL:
                     owned = False
                     waited = trio.current_time() - began
                     record = await self._enrolment.serve_guest(sock, remote, waited=waited)
                     if record is not None:
-                        self._issued(record)
-                elif line.startswith(_PREFACE_RELAY):
+                        issued(record)
+                elif line.startswith(PREFACE_RELAY):
                     sock.recv(len(line))  # what follows is for the other end
                     owned = False
-                    await self._paths.arrive(line[len(_PREFACE_RELAY) : -1].decode("ascii", "replace"), sock)
+                    await self._paths.arrive(line[len(PREFACE_RELAY) : -1].decode("ascii", "replace"), sock)
                 else:
                     raise PeerError(f"unknown preface {shown(line.decode('latin-1'))}")
         except trio.TooSlowError:
@@ -459,11 +461,11 @@ class GatewayAgent(Node):
     # --- certificates, disk -----------------------------------------------------------------------------------------
 
     async def renew_identity(self) -> None:
-        await self.keep_identity(self._issue(make_csr(self.identity.key), self.spiffe))
+        await self.keep_identity(await self._issuing.renewed(self.identity, self.spiffe))
 
     @property
     def renews(self) -> bool:
-        return self._issuer.not_after > clock.now()
+        return self._issuing.not_after > clock.now()
 
     def nodes_end(self) -> dict[str, float]:
         """Of those who are here: one that is away has its life behind it, or comes back with what it has."""
@@ -529,7 +531,7 @@ class GatewayAgent(Node):
         ends = self._control.certificate_ends(self.config.certificate_lifetime)
         return {
             "address": self.config.listen or self._own_address(),
-            "issuer_ends": clock_words(self._issuer.not_after),
+            "issuer_ends": self._issuing.ends,
             "paths": len(self._paths.joined),
             "hosts": host_rows(self.snapshot, is_here=self._control.holds, streams=self._streams_of, ends=ends),
             "services": service_rows(self.snapshot),
@@ -549,25 +551,6 @@ class GatewayAgent(Node):
 def _paths_max() -> int:
     _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limits.SPLICES_MAX if hard == resource.RLIM_INFINITY else min(limits.SPLICES_MAX, hard // _FDS_PER_PATH)
-
-
-async def peek_preface(sock: socket.socket) -> bytes:
-    """The first line, left unread: what follows it belongs to TLS. Raises PeerError."""
-    while True:
-        await trio.lowlevel.wait_readable(sock)
-        try:
-            seen = sock.recv(limits.PREFACE_MAX, socket.MSG_PEEK)
-        except BlockingIOError:
-            continue
-        except OSError as exc:
-            raise PeerError(f"the connection broke: {exc.strerror}") from None
-        end = seen.find(b"\n") + 1
-        if end:
-            return seen[:end]
-        if not seen or len(seen) >= limits.PREFACE_MAX:
-            raise PeerError("the preface is not a line")
-        # Readable stays true while bytes are left unread: wait for more of them, not for the same ones.
-        await trio.sleep(limits.PREFACE_POLL)
 
 
 async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:

@@ -140,7 +140,7 @@ class HostAgent(Node):
     async def updated(self, gateway: str, update: c.Update) -> None:
         """A gateway's update: checked, then in force. A gateway that sends what does not verify is not believed."""
         try:
-            self.known = self.known.updated(update, at=clock.now())
+            self.known = self.known.updated(gateway, update, at=clock.now())
         except InputError as exc:
             self._alarms[f"gateway {gateway}"] = f"gateway {gateway} sent what cannot be believed: {exc}"
             log.error("an update was refused", gateway=gateway, reason=str(exc))
@@ -262,8 +262,13 @@ class HostAgent(Node):
         self.workers.tell_all(m.LeaveGateway(gateway=gateway, reason="has new workers"))
 
     def link_changed(self) -> None:
-        if self._links.is_any_connected:
+        heard = frozenset(link.gateway for link in self._links if link.connected)
+        if heard:
             self.renewal_possible.ask()
+        known = self.known.linked(heard)
+        if known is not self.known:
+            self.known, self.snapshot = known, known.snapshot
+            self._changed.ask()
 
     def workers_renewed(self) -> None:
         self._links.move_all()
@@ -281,7 +286,8 @@ class HostAgent(Node):
             if self.identity.leaf.not_after > clock.now():
                 raise
             gateways = self.snapshot.authority.gateways.values()
-            chain = await reissue(gateways, self.known.slice, host=self.name, key=self.identity.key, version=VERSION)
+            genesis, key = self.known.slice.genesis, self.identity.key
+            chain = await reissue(gateways, genesis, name=self.name, key=key, version=VERSION)
         await self.keep_identity(chain)
         self._links.report_changed()
 

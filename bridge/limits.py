@@ -54,6 +54,8 @@ ENROLMENT_MAX_BYTES = 64 * KIB
 """One enrolment message; the largest is a certificate chain."""
 ENROLMENT_GUEST_BYTES = HANDSHAKE_MAX_BYTES + 2 * ENROLMENT_MAX_BYTES
 """All that one enrolment connection may send, TLS included: a flood inside TLS ends here as well (C26)."""
+SEALED_MAX_BYTES = 16 * KIB
+"""The issuer's key and certificate, sealed to another gateway: some 1.5 KiB."""
 ENROLMENT_REFUSAL_TIME = 0.5
 """A refused guest hears of it this long after it asked, whatever the cause was and however long finding it took
 (H10)."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import print_fields, print_json
+from cli.tokens import read_token
 from cli.values import ENDPOINT, LISTEN, SLICE
 from cli.workers import worker_count, workers_option
 
@@ -49,7 +49,7 @@ def join(
     from agents.control.joining import join as enrol
 
     options = JoinOptions(listen=listen, advertise=advertise, addresses=addresses, dns=dns)
-    text = _read_token() if given == "-" else given
+    text = read_token("host add") if given == "-" else given
     config = run(partial(enrol, text, app.home, options, version=version("meshbridge"), say=words))
     joined = {
         "name": config.name,
@@ -65,17 +65,6 @@ def join(
     else:
         print_fields(joined)
     words(f"next: meshbridge --home {app.home} agent run")
-
-
-def _read_token() -> str:
-    """One line at most, and never more than a token can be. Raises InputError when nothing comes."""
-    from bridge import limits
-    from inventory.errors import InputError
-
-    text = sys.stdin.read(limits.TOKEN_MAX_CHARS + 3)
-    if not text.strip():
-        raise InputError("no token came on stdin", hint="see what `meshbridge host add` said; it prints the token")
-    return text
 
 
 @agent.command("run", epilog="Example: meshbridge --home vm1 agent run --metrics 127.0.0.1:9100")

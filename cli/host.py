@@ -8,20 +8,13 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import moment, print_fields, print_json, print_table
-from cli.values import LABEL, SERVICE, SITE, duration, labels_of, token_lifetime
+from cli.tokens import ttl_option
+from cli.values import LABEL, SERVICE, SITE, duration, labels_of
 
 if TYPE_CHECKING:
-    from agents.operating.hosts import HostView, Invitation
+    from agents.operating.hosts import HostView
+    from agents.operating.invitations import Invitation
     from inventory.authority import Refusal
-
-ttl_option = click.option(
-    "--ttl",
-    type=token_lifetime,
-    default="1h",
-    show_default=True,
-    metavar="DURATION",
-    help="How long the token is good.",
-)
 
 
 @click.group()
@@ -63,7 +56,7 @@ def add(
 
     invitation = run(work)
     if invitation.changes:
-        words(f"{invitation.host} was on record: {'; '.join(invitation.changes)}")
+        words(f"{invitation.name} was on record: {'; '.join(invitation.changes)}")
     _print_token(app, invitation)
 
 
@@ -91,12 +84,12 @@ def token(app: App, name: str, ttl: float) -> None:
 
 def _print_token(app: App, invitation: Invitation) -> None:
     if app.is_json:
-        print_json({"host": invitation.host, "token": invitation.token, "expires_at": invitation.expires_at})
+        print_json({"host": invitation.name, "token": invitation.token, "expires_at": invitation.expires_at})
     else:
         click.echo(invitation.token)
     if invitation.lifted:
-        words(f"the revocation of {invitation.host} is lifted; the keys it had stay revoked")
-    words(f"good until {moment(invitation.expires_at)}, once, for {invitation.host}; use it with: agent join -")
+        words(f"the revocation of {invitation.name} is lifted; the keys it had stay revoked")
+    words(f"good until {moment(invitation.expires_at)}, once, for {invitation.name}; use it with: agent join -")
 
 
 @host.command("list", epilog="Example: meshbridge -o json host list")

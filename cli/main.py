@@ -30,7 +30,7 @@ PROGRAM = "meshbridge"
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("cli.init:init", "Make a trust domain here, with its first gateway."),
-    "gateway": ("cli.gateway:gateway", "Run a gateway."),
+    "gateway": ("cli.gateway:gateway", "Gateways: record, invite, remove, enrol, run."),
     "agent": ("cli.agent:agent", "Enrol this machine, and run its agent."),
     "host": ("cli.host:host", "Hosts: record, invite, drain, revoke, remove."),
     "service": ("cli.service:service", "Services: place and remove instances."),

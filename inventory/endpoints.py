@@ -66,6 +66,13 @@ def parse_endpoint(text: str, *, zero_ok: bool = False) -> Endpoint:
     return Endpoint(str(address), number)
 
 
+def bound_for(advertised: Endpoint) -> Endpoint:
+    """What a node binds whose address for others is `advertised`: that one; every address where it is a name, which may
+    be of a router in front of it."""
+    is_name = not (":" in advertised.host or advertised.host.replace(".", "").isdigit())
+    return Endpoint("0.0.0.0", advertised.port) if is_name else advertised
+
+
 def parse_listen(text: str) -> Endpoint:
     """What a node of ours may bind: as `parse_endpoint`, and port 0 lets the kernel choose."""
     return parse_endpoint(text, zero_ok=True)

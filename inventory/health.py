@@ -34,6 +34,11 @@ class HealthByHost(Mapping[str, Health]):
         made._hosts = hosts
         return made
 
+    @property
+    def hosts(self) -> Iterable[str]:
+        """Those of which anything is known."""
+        return self._hosts.keys()
+
     def on(self, host: str) -> Mapping[str, Health]:
         """What is known of the instances on one host."""
         return self._hosts.get(host, NONE)
@@ -46,6 +51,12 @@ class HealthByHost(Mapping[str, Health]):
         else:
             hosts.pop(host, None)
         return self._of(hosts)
+
+    def with_hosts(self, health: Mapping[str, Mapping[str, Health]]) -> HealthByHost:
+        """As `with_host` for many at once; itself for none."""
+        if not health:
+            return self
+        return self._of({host: states for host, states in {**self._hosts, **health}.items() if states})
 
     def without(self, gone: Iterable[str]) -> HealthByHost:
         """Without what was known of these hosts' instances; itself when that is nothing."""

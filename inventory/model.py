@@ -27,6 +27,9 @@ class Gateway(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknow
     name: str
     address: str
     """`ADDR:PORT` that other nodes dial."""
+    site: str | None = None
+    issuer: bool = False
+    """Whether it may be given the issuer's key when it enrols."""
 
 
 class Instance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

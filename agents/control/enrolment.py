@@ -31,7 +31,9 @@ from bridge import limits
 from bridge.bugs import tell_bug
 from bridge.errors import PeerError
 from bridge.identity import contexts
+from bridge.identity.identity_file import was_issued
 from bridge.identity.issuer import IssuanceRecord, Issuer, read_csr, refuse_foreign_key
+from bridge.identity.sealing import seal
 from bridge.logs import get_logger
 from inventory.authority import (
     AuthorityState,
@@ -45,7 +47,8 @@ from inventory.authority import (
     spend_invite,
 )
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
-from inventory.names import SpiffeId
+from inventory.home import read_secret
+from inventory.names import Role, SpiffeId
 from inventory.registries.interface import Registry
 
 log = get_logger()
@@ -58,6 +61,8 @@ TOKEN_REFUSED = "token refused"  # noqa: S105
 
 
 _NO_REISSUE = "this key is no enrolled host's; enrol this host again: meshbridge host token NAME"
+_NO_GATEWAY_REISSUE = "this key is no enrolled gateway's; enrol it again: meshbridge gateway token NAME"
+_NO_ISSUER = "this gateway does not hold the issuer's key: ask another one"
 
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
@@ -68,31 +73,41 @@ class GenesisWanted(Message, frozen=True, tag="genesis"):
     """Which trust domain is this? The answer is public; it is believed for its hash, not for who sent it."""
 
 
-class EnrolmentWanted(Message, frozen=True, tag="enrol"):
+class EnrolmentWanted(Message, frozen=True, tag="enrol", omit_defaults=True):
     invite: str
     secret: bytes
     csr: bytes
     """DER."""
     version: str
+    seal_to: bytes | None = None
+    """Of a gateway: the X25519 key to which the issuer's key may be sealed."""
 
 
-class ReissueWanted(Message, frozen=True, tag="reissue"):
-    """A host's certificate has ended; the request is signed with the key that it was enrolled with."""
+class ReissueWanted(Message, frozen=True, tag="reissue", omit_defaults=True):
+    """A host's certificate has ended, or a gateway's goes to its end; the request is signed with the key that the node
+    was enrolled with."""
 
     name: str
     csr: bytes
     version: str
+    role: Literal["host", "gateway"] = "host"
+    chain: str = ""
+    """Of a gateway: the certificate that it has, PEM, leaf first."""
 
 
 class Genesis(Message, frozen=True, tag="genesis-is"):
     entry: SignedEntry
 
 
-class Enrolled(Message, frozen=True, tag="enrolled"):
+class Enrolled(Message, frozen=True, tag="enrolled", omit_defaults=True):
     chain: str
     """PEM, leaf first."""
     entries: tuple[SignedEntry, ...]
     """What a new node starts from: domain, operators, gateways, its own entry. All signed, so all checked again."""
+    issuer: bytes | None = None
+    """For a gateway whose signed entry says `issuer`: the issuer's key and certificate, sealed to `seal_to`."""
+    lifetime: float | None = None
+    """Beside `issuer`: seconds that the certificates live which it issues."""
 
 
 class Refused(Message, frozen=True, tag="refused"):
@@ -118,28 +133,30 @@ class EnrolmentServer:
     Args:
         home: the gateway's; its identity is shown to guests.
         registry: where tokens are spent.
-        issuer: signs.
+        issuer: signs; None: this gateway was not given the issuer's key, and says so.
         state, latest: the verified authority log as this gateway knows it, and the newest signed entry of every key.
         refresh: brings those two up to the registry's head: a token may be used the moment it was printed.
         lifetime: of the certificates, seconds.
         now: the wall clock, unix seconds.
-        enrolled: a host's latest enrolment, also while the registry is away; without it, the registry's.
+        enrolled: a node's latest enrolment by role and name, also while the registry is away; without it, the
+            registry's.
     """
 
     def __init__(
         self,
         home: Path,
         registry: Registry,
-        issuer: Issuer,
+        issuer: Issuer | None,
         *,
         state: Callable[[], AuthorityState],
         latest: Callable[[], Mapping[str, SignedEntry]],
         refresh: Callable[[], Awaitable[object]],
         lifetime: float = limits.CERTIFICATE_LIFETIME,
         now: Callable[[], float] = clock.now,
-        enrolled: Callable[[str], Awaitable[Enrolment | None]] | None = None,
+        enrolled: Callable[[Role, str], Awaitable[Enrolment | None]] | None = None,
     ) -> None:
-        self._identity_path = Home(home).identity
+        self._home = Home(home)
+        self._identity_path = self._home.identity
         self._registry = registry
         self._issuer = issuer
         self._state = state
@@ -147,7 +164,7 @@ class EnrolmentServer:
         self._refresh = refresh
         self._lifetime = lifetime
         self._now = now
-        self._enrolled = enrolled or partial(read_enrolment, registry, "host")
+        self._enrolled = enrolled or partial(read_enrolment, registry)
 
     async def serve_guest(self, sock: socket.socket, remote: str, *, waited: float = 0.0) -> IssuanceRecord | None:
         """As `serve`, where the preface is still to be read."""
@@ -227,6 +244,8 @@ class EnrolmentServer:
         except MeshError as exc:
             log.error("enrolment failed here", remote=remote, reason=str(exc), hint=exc.hint)
             refused = Refused(code="unavailable", reason="the gateway cannot enrol anybody now")
+        if self._issuer is None and refused.code == "unavailable":
+            refused = Refused(code="unavailable", reason=_NO_ISSUER)
         await trio.sleep_until(asked_at + limits.ENROLMENT_REFUSAL_TIME)
         return refused, None
 
@@ -237,6 +256,7 @@ class EnrolmentServer:
             TokenRefused: the guest may learn only that.
             MeshError: a request that its holder may be told about, or the registry does not answer.
         """
+        issuer = self._issuer_here()
         await self._refresh()
         state = self._state()
         now = self._now()
@@ -258,27 +278,48 @@ class EnrolmentServer:
         # From here on only this key gets this name; asking again with it, after any crash, gets the same (F04).
         await spend_invite(self._registry, invite, key=key, source=remote, now=now)
         await _claim(self._registry, key, spiffe, now)
-        issued = self._issuer.issue(wanted.csr, spiffe, now=now, lifetime=self._lifetime)
-        return Enrolled(chain=issued.chain_pem, entries=first_entries(self._latest(), spiffe)), issued.record
+        issued = issuer.issue(wanted.csr, spiffe, now=now, lifetime=self._lifetime)
+        enrolled = Enrolled(chain=issued.chain_pem, entries=first_entries(self._latest(), spiffe))
+        if wanted.seal_to is not None and invite.role == "gateway" and state.gateways[invite.name].issuer:
+            enrolled = msgspec.structs.replace(
+                enrolled,
+                issuer=seal(read_secret(self._home.issuer).decode("ascii"), wanted.seal_to),
+                lifetime=self._lifetime,
+            )
+            log.warning("the issuer's key was handed over", gateway=invite.name, remote=remote)
+        return enrolled, issued.record
+
+    def _issuer_here(self) -> Issuer:
+        """Raises Unavailable where there is none."""
+        if self._issuer is None:
+            raise Unavailable(_NO_ISSUER)
+        return self._issuer
 
     async def reissue(self, wanted: ReissueWanted) -> tuple[Enrolled, IssuanceRecord]:
-        """A new certificate for the key that this host was enrolled with.
+        """A new certificate for the key that this node was enrolled with.
 
         Raises:
-            _RequestRefused: with the same words for a host that is not there, one that is revoked and another key.
+            _RequestRefused: with the same words for a node that is not there, one that is revoked and another key.
+            Unavailable: this gateway does not issue.
         """
+        issuer = self._issuer_here()
         with trio.move_on_after(limits.REGISTRY_PATIENCE), suppress(Unavailable):
             await self._refresh()  # a host comes back by what was verified, too (F16)
         state = self._state()
         key = _read_key(wanted.csr)
-        host = state.hosts.get(wanted.name)
-        enrolled = await self._enrolled(host.name) if host is not None else None
-        if host is None or enrolled is None or enrolled.key != key or key in state.revoked_keys:
-            raise _RequestRefused("key", _NO_REISSUE)
-        spiffe = SpiffeId(state.trust_domain, "host", host.name)
+        refused = _RequestRefused("key", _NO_REISSUE if wanted.role == "host" else _NO_GATEWAY_REISSUE)
+        if wanted.name not in (state.hosts if wanted.role == "host" else state.gateways):
+            raise refused
+        enrolled = await self._enrolled(wanted.role, wanted.name)
+        if enrolled is None or enrolled.key != key or key in state.revoked_keys:
+            raise refused
+        spiffe = SpiffeId(state.trust_domain, wanted.role, wanted.name)
         if str(spiffe) in state.revoked_identities:
-            raise _RequestRefused("key", _NO_REISSUE)
-        issued = self._issuer.issue(wanted.csr, spiffe, now=self._now(), lifetime=self._lifetime)
+            raise refused
+        # A record in the registry is not signed: whoever writes there must not become a gateway by it.
+        if wanted.role == "gateway" and not was_issued(wanted.chain, spiffe, key=key, root_pem=state.root_certificate):
+            raise refused
+        issued = issuer.issue(wanted.csr, spiffe, now=self._now(), lifetime=self._lifetime)
         return Enrolled(chain=issued.chain_pem, entries=()), issued.record
 
     async def _check_key(self, state: AuthorityState, key: str, spiffe: SpiffeId) -> None:

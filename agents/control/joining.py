@@ -122,22 +122,22 @@ async def join(
         Unavailable: no gateway answered within ENROLMENT_PATIENCE, or the home is in use.
     """
     token = parse_token(token_text)
-    before = _check_home(home, token)
+    before = check_home(home, token)
     config = _configured(token, before, options)
     make_home(home)
     with lock_home(home):
-        if before is not None and before.invite == token.invite and _is_good(home):
+        if before is not None and before.invite == token.invite and is_good(home):
             say("this host is enrolled with this token already")
             store_config(home, config)
             Home(home).pending.unlink(missing_ok=True)
             return config
-        key = _pending_key(home, token)
-        enrolled, start = await _Applicant(token, key, version, dial).enrol(say)
+        key = pending_key(home, token)
+        enrolled, start = await Applicant(token, key, version, dial).enrol(say)
         _complete(home, config, key, enrolled=enrolled, start=start)
     return config
 
 
-def _check_home(home: Path, token: Token) -> HomeConfig | None:
+def check_home(home: Path, token: Token) -> HomeConfig | None:
     """The home's configuration if this very node joined before; None when nothing did."""
     if not Home(home).has_estate:
         return None
@@ -154,7 +154,10 @@ def _check_home(home: Path, token: Token) -> HomeConfig | None:
 
 def _configured(token: Token, before: HomeConfig | None, options: JoinOptions) -> HomeConfig:
     if token.role != "host":
-        raise InputError(f"the token is for a {token.role}, not for a host", hint="ask the operator for a host's token")
+        hint = (
+            "use it with: meshbridge gateway join" if token.role == "gateway" else "ask the operator for a host's token"
+        )
+        raise InputError(f"the token is for a {token.role}, not for a host", hint=hint)
     old = before or HomeConfig(role="host", name=token.name, trust_domain=token.trust_domain, genesis=token.genesis)
     given = {name: getattr(options, name) for name in ("listen", "advertise", "addresses", "dns")}
     changes = {name: _canonical(name, value) for name, value in given.items() if value is not None}
@@ -187,7 +190,7 @@ def _default_advertise(listen: str) -> str:
     return str(endpoint)
 
 
-def _is_good(home: Path) -> bool:
+def is_good(home: Path) -> bool:
     """Whether the home has an identity that can still be used."""
     try:
         return load_identity(Home(home).identity).leaf.not_after > clock.now()
@@ -195,7 +198,7 @@ def _is_good(home: Path) -> bool:
         return False
 
 
-def _pending_key(home: Path, token: Token) -> PrivateKey:
+def pending_key(home: Path, token: Token) -> PrivateKey:
     """The key begun with for this token, or else a new one, on disk before anybody hears of it."""
     path = Home(home).pending
     if path.exists():
@@ -212,13 +215,15 @@ def _pending_key(home: Path, token: Token) -> PrivateKey:
 
 
 @dataclass(frozen=True, slots=True)
-class _Applicant:
+class Applicant:
     """One node that wants in: what it says is the same at every gateway."""
 
     token: Token
     key: PrivateKey
     version: str
     dial: Dial
+    seal_to: bytes | None = None
+    """Of a gateway that may be given the issuer's key."""
 
     async def enrol(self, say: Callable[[str], None]) -> tuple[Enrolled, Slice]:
         """Every gateway of the token in turn, and all again for a while when none answers."""
@@ -237,7 +242,7 @@ class _Applicant:
             delay = backoff.next()
             if trio.current_time() + delay >= deadline:
                 hint = "is the gateway running, and does a firewall let this machine reach it?"
-                raise Unavailable("no gateway could enrol this host: " + "; ".join(reasons), hint=hint)
+                raise Unavailable(f"no gateway could enrol this {self.token.role}: " + "; ".join(reasons), hint=hint)
             say(f"waiting for a gateway ({reasons[0]})")
             await trio.sleep(delay)
 
@@ -255,7 +260,10 @@ class _Applicant:
             async with await self.dial(endpoint.host, endpoint.port) as stream:
                 start = await fetch_genesis(stream, self.token)
             async with await self.dial(endpoint.host, endpoint.port) as stream:
-                return await ask(stream, self.token, start, key=self.key, version=self.version), start
+                enrolled = await ask(
+                    stream, self.token, start, key=self.key, version=self.version, seal_to=self.seal_to
+                )
+                return enrolled, start
         raise Unavailable(f"it did not answer within {patience:.0f} s")
 
 
@@ -276,7 +284,15 @@ async def fetch_genesis(stream: trio.abc.Stream, token: Token) -> Slice:
     return start
 
 
-async def ask(stream: trio.abc.Stream, token: Token, start: Slice, *, key: PrivateKey, version: str) -> Enrolled:
+async def ask(
+    stream: trio.abc.Stream,
+    token: Token,
+    start: Slice,
+    *,
+    key: PrivateKey,
+    version: str,
+    seal_to: bytes | None = None,
+) -> Enrolled:
     """Second connection: the gateway proves who it is, then hears the secret.
 
     Raises:
@@ -286,7 +302,13 @@ async def ask(stream: trio.abc.Stream, token: Token, start: Slice, *, key: Priva
     """
     tls = await open_desk(stream, start.genesis, {name for name, _ in token.gateways})
     await tls.send(
-        EnrolmentWanted(invite=token.invite, secret=token.secret, csr=make_csr(key), version=version[:VERSION_MAX])
+        EnrolmentWanted(
+            invite=token.invite,
+            secret=token.secret,
+            csr=make_csr(key),
+            version=version[:VERSION_MAX],
+            seal_to=seal_to,
+        )
     )
     answer: Enrolled | Refused = await tls.receive(Enrolled | Refused)
     if isinstance(answer, Refused):
@@ -322,8 +344,9 @@ def _refused(answer: Refused, token: Token) -> NoReturn:
     reason = shown(answer.reason)[1:-1]
     if answer.code == "unavailable":
         raise Unavailable(reason)
+    another = f"meshbridge {token.role} token NAME"
     hint = {
-        "token": "it may be used, expired or replaced by a newer one; ask for a new one: meshbridge host token NAME",
+        "token": f"it may be used, expired or replaced by a newer one; ask for a new one: {another}",
         "request": "report it: this program made the request",
         "key": "run the command again with a new token, which makes a new key",
     }[answer.code]

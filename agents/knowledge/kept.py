@@ -18,6 +18,7 @@ from bridge import limits
 from bridge.logs import get_logger
 from inventory.authority.enrolments import Enrolment, read_enrolment
 from inventory.errors import InputError, MeshError, Unavailable
+from inventory.names import Role
 from inventory.registries.embedded import open_embedded
 from inventory.registries.interface import ANY, Change, Registry
 
@@ -46,7 +47,7 @@ async def open_kept(home: Home, config: HomeConfig) -> AsyncIterator[Registry | 
 
 
 class EnrolledKeys:
-    """The latest enrolment of each host, asked of the registry, and of what was kept while that is away.
+    """The latest enrolment of each node, asked of the registry, and of what was kept while that is away.
 
     Only to admit those who come with a certificate of ours. A host that was enrolled again while this gateway could not
     hear of it is so still known by the key before; what was revoked is in the authority log and needs no registry.
@@ -59,23 +60,25 @@ class EnrolledKeys:
         self._unsure: set[str] = set()
         """Hosts of which was last told what was kept."""
 
-    async def of(self, host: str) -> Enrolment | None:
+    async def of(self, role: Role, name: str) -> Enrolment | None:
         """Raises Unavailable when there is no registry and nothing is kept beside it."""
         if self._kept is None:
-            return await read_enrolment(self._registry, "host", host)
+            return await read_enrolment(self._registry, role, name)
         if trio.current_time() >= self._away_until:
             try:
                 with trio.move_on_after(limits.REGISTRY_PATIENCE):
-                    enrolment = await read_enrolment(self._registry, "host", host)
-                    await self._keep(host, enrolment)
-                    self._unsure.discard(host)
+                    enrolment = await read_enrolment(self._registry, role, name)
+                    await self._keep(role, name, enrolment)
+                    if role == "host":
+                        self._unsure.discard(name)
                     return enrolment
             except Unavailable:
                 pass
             # Others who come now need not wait for the same answer.
             self._away_until = trio.current_time() + limits.REGISTRY_AWAY
-        self._unsure.add(host)
-        return await read_enrolment(self._kept, "host", host)
+        if role == "host":
+            self._unsure.add(name)
+        return await read_enrolment(self._kept, role, name)
 
     async def sure_again(self) -> dict[str, Enrolment | None]:
         """Of the hosts of which was told what was kept, what the registry says now: one question for all of them.
@@ -90,11 +93,11 @@ class EnrolledKeys:
         self._unsure -= unsure
         return {host: await read_enrolment(self._kept, "host", host) for host in unsure}
 
-    async def _keep(self, host: str, enrolment: Enrolment | None) -> None:
+    async def _keep(self, role: Role, name: str, enrolment: Enrolment | None) -> None:
         assert self._kept is not None
-        if enrolment != await read_enrolment(self._kept, "host", host):
+        if enrolment != await read_enrolment(self._kept, role, name):
             value = None if enrolment is None else msgspec.json.encode(enrolment)
-            await self._kept.transact([Change(f"{_ENROLLED}host/{host}", ANY, value)])
+            await self._kept.transact([Change(f"{_ENROLLED}{role}/{name}", ANY, value)])
 
     async def keep_all(self) -> None:
         """What every host was enrolled with, so that one that did not come here yet is known too. Without a registry

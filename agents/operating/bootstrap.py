@@ -36,7 +36,7 @@ from inventory.authority import (
     append,
     genesis_fingerprint,
 )
-from inventory.endpoints import Endpoint, parse_endpoint
+from inventory.endpoints import Endpoint, bound_for, parse_endpoint
 from inventory.errors import InputError, MeshError, Unavailable
 from inventory.home import lock_home, make_home, write_secret
 from inventory.model import Gateway
@@ -109,11 +109,7 @@ def new_estate(
         InputError: a part cannot be used.
     """
     named, endpoint = parse_named_gateway(gateway)
-    if listen is not None:
-        bound = parse_endpoint(listen)
-    else:
-        # A name may be an address of a router in front of the gateway; what it binds is its own.
-        bound = Endpoint("0.0.0.0", endpoint.port) if _is_name(endpoint) else endpoint
+    bound = parse_endpoint(listen) if listen is not None else bound_for(endpoint)
     return NewEstate(
         trust_domain=parse_domain(domain),
         gateway=named,
@@ -124,10 +120,6 @@ def new_estate(
         certificate_lifetime=certificate_lifetime,
         consul=consul,
     )
-
-
-def _is_name(endpoint: Endpoint) -> bool:
-    return not (":" in endpoint.host or endpoint.host.replace(".", "").isdigit())
 
 
 async def init(home: Path, estate: NewEstate) -> HomeConfig:
@@ -284,7 +276,7 @@ async def _write_registry(
             root_certificate=root_pem,
             operator_name=estate.operator_name,
         ),
-        GatewayBody(gateway=Gateway(name=estate.gateway, address=estate.address)),
+        GatewayBody(gateway=Gateway(name=estate.gateway, address=estate.address, issuer=True)),
     )
     key_hash = certificates.key_hash(key.public_key())
     spiffe = SpiffeId(estate.trust_domain, "gateway", estate.gateway)

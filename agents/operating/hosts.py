@@ -6,19 +6,18 @@ token is returned and never written anywhere; the log holds a hash of its secret
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
 from agents import clock
 from agents.admin.client import call
-from agents.estate import Decide, Operator
+from agents.estate import Operator
 from agents.knowledge.key_holders import keys_of
+from agents.operating.invitations import Invitation, invite
 from bridge import limits
-from bridge.identity.tokens import Token, format_token, new_secret
 from inventory.authority import (
     AuthorityState,
     Body,
@@ -30,8 +29,6 @@ from inventory.authority import (
     RevokeBody,
     read_refusals,
     revocation,
-    secret_hash,
-    verify_entry,
 )
 from inventory.authority.enrolments import RECORD_MAX_BYTES
 from inventory.errors import AnswerIsNo, InputError, MeshError
@@ -40,23 +37,7 @@ from inventory.names import SpiffeId, shown
 from inventory.registries.interface import Registry
 from inventory.strict_json import decode
 
-_ID_BYTES = 8
 _ENROLLED = "enrolled/host/"
-
-
-@dataclass(frozen=True, slots=True)
-class Invitation:
-    """A token for one host. `lifted`: the host was revoked and may come back with a new key."""
-
-    token: str
-    host: str
-    expires_at: int
-    lifted: bool
-    changes: tuple[str, ...] = ()
-    """What a host that was on record loses or gains, in words."""
-
-    def __repr__(self) -> str:
-        return f"Invitation({self.host!r})"
 
 
 def known_host(state: AuthorityState, name: str) -> Host:
@@ -71,13 +52,6 @@ def _spiffe(state: AuthorityState, host: str) -> SpiffeId:
     return SpiffeId(state.trust_domain, "host", host)
 
 
-def _lift(state: AuthorityState, host: str, keys: Sequence[str]) -> list[Body]:
-    """A revoked host may enrol again; every key it ever had stays revoked."""
-    spiffe_id = str(_spiffe(state, host))
-    before = state.revoked_identities.get(spiffe_id)
-    return [] if before is None else [revocation(state, spiffe_id, keys=keys, reason=before.reason, lifted=True)]
-
-
 async def add_host(operator: Operator, host: Host, *, ttl: float = limits.TOKEN_LIFETIME) -> Invitation:
     """Records the host as given, or anew if it exists (a drain stays), and invites it. `ttl` is in seconds."""
 
@@ -89,7 +63,7 @@ async def add_host(operator: Operator, host: Host, *, ttl: float = limits.TOKEN_
         changes[:] = _differences(before, after) if before is not None else []
         return [] if after == before else [HostBody(host=after)]
 
-    invitation = await _invite(operator, host.name, ttl=ttl, first=record, message=f"host add {host.name}")
+    invitation = await invite(operator, "host", host.name, ttl=ttl, first=record, message=f"host add {host.name}")
     return replace(invitation, changes=tuple(changes))
 
 
@@ -113,27 +87,7 @@ async def invite_host(operator: Operator, name: str, *, ttl: float = limits.TOKE
         known_host(state, name)
         return []
 
-    return await _invite(operator, name, ttl=ttl, first=check, message=f"host token {name}")
-
-
-async def _invite(operator: Operator, name: str, *, ttl: float, first: Decide, message: str) -> Invitation:
-    keys = await keys_of(operator.registry, _spiffe(operator.state, name))
-    secret, invite_id = new_secret(), secrets.token_hex(_ID_BYTES)
-    expires_at = int(clock.now() + ttl)
-    invite = InviteBody(id=invite_id, role="host", name=name, secret_hash=secret_hash(secret), expires_at=expires_at)
-    signed = await operator.append(lambda state: [*first(state), *_lift(state, name, keys), invite], message=message)
-    state = operator.state
-    token = Token(
-        trust_domain=state.trust_domain,
-        gateways=tuple((gateway.name, gateway.address) for _, gateway in sorted(state.gateways.items())),
-        genesis=operator.config.genesis,
-        role="host",
-        name=name,
-        invite=invite_id,
-        secret=secret,
-    )
-    lifted = any(isinstance(verify_entry(entry).body, RevokeBody) for entry in signed)
-    return Invitation(format_token(token), name, expires_at, lifted)
+    return await invite(operator, "host", name, ttl=ttl, first=check, message=f"host token {name}")
 
 
 async def drain_host(operator: Operator, name: str, reason: str) -> None:

@@ -103,6 +103,17 @@ def _identity(key: PrivateKey, chain: list[x509.Certificate], where: str) -> Ide
     return Identity(leaf, "".join(map(certificates.to_pem, chain)), key)
 
 
+def was_issued(chain_pem: str, spiffe: SpiffeId, *, key: str, root_pem: str) -> bool:
+    """Whether the root's issuer once gave this name to the key with this hash. It may have ended since."""
+    try:
+        chain = certificates.parse_certificates(chain_pem)
+        _check_issued_under(chain, certificates.parse_certificates(root_pem)[0])
+        leaf = read_leaf(certificates.to_der(chain[0]))
+    except (InputError, PeerRefused):
+        return False
+    return (leaf.spiffe, leaf.key) == (spiffe, key)
+
+
 def _check_issued_under(chain: list[x509.Certificate], root: x509.Certificate) -> None:
     try:
         for certificate, issuer in itertools.pairwise([*chain, root]):

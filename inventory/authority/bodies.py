@@ -93,6 +93,8 @@ class GatewayBody(_Body, frozen=True, tag="gateway"):
     def __post_init__(self) -> None:
         _same(self.gateway.name, parse_gateway(self.gateway.name), "gateway name")
         parse_endpoint(self.gateway.address)
+        if self.gateway.site is not None:
+            _same(self.gateway.site, parse_site(self.gateway.site), "site")
 
 
 class HostBody(_Body, frozen=True, tag="host"):

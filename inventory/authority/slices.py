@@ -3,7 +3,7 @@
 A gateway chooses what a host gets; this decides what the host believes. Rules, each a test:
 
     every entry     signed, and by a key that was an operator at the entry's number
-    per key         a lower number than ever held is refused, the same number with other content is a fork
+    per key         a lower number than ever held never counts, the same number with other content is a fork
     per number      two different entries are a fork
     operators       held whole and in order, never dropped, only ever continued at the end
     removed key     once a removal is known, nothing more that this key signed is accepted
@@ -108,9 +108,15 @@ class Slice:
         """Entry key -> number held, so that a gateway can tell what is new here."""
         return {entry.key: entry.number for entry in (*self.operators, *self.entries.values())}
 
-    def applied(self, added: Sequence[SignedEntry], dropped: Iterable[str] = ()) -> Slice:
+    def applied(
+        self, added: Sequence[SignedEntry], dropped: Iterable[str] = (), *, passes_over_older: bool = False
+    ) -> Slice:
         """The slice with `added` in place of what they replace, without `dropped` keys. Entries held already are
         accepted again.
+
+        Args:
+            passes_over_older: an entry older than the one that is held or was dropped does not count, and is no error:
+                one of several gateways may be behind the others.
 
         Raises:
             AuthorityError: an entry or a drop is refused, as the module says; the slice stays as it was. StaleEntry and
@@ -132,7 +138,12 @@ class Slice:
             held = entries.get(entry.key)
             if held is not None and held.hash == entry.hash:
                 continue
-            _check_replaces(entry, held, floors.get(entry.key))
+            try:
+                _check_replaces(entry, held, floors.get(entry.key))
+            except StaleEntry:
+                if passes_over_older:
+                    continue
+                raise
             # What was believed once, before it was dropped, is not the removed key's word alone.
             terms.check(entry, seen_before=entry.key in floors and floors[entry.key].hash == entry.hash)
             if isinstance(entry.body, RevokeBody):

@@ -205,7 +205,7 @@ class Listener:
         assert update_for(self.name, self.gateway.view, self.sent) is None, "nothing is sent twice"
         seen = visible(self.gateway.snapshot, self.name)
         self.check_affair(update, seen, {*seen.hosts, self.name})
-        self.known = self.known.updated(update, at=NOON)
+        self.known = self.known.updated("gw1", update, at=NOON)
 
     def check_affair(self, update: Update, seen: Visible, hosts: set[str]) -> None:
         for key in map(key_of, update.entries):

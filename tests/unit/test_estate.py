@@ -115,7 +115,7 @@ async def test_a_new_estate_is_whole_and_its_secrets_are_its_owners(home: Path) 
         assert mode_of(secret) == 0o600, secret
     async with inspect(home) as (_, _, log):
         assert (log.state.number, log.state.trust_domain, log.state.namespace) == (2, "t.internal", "bridge.internal")
-        assert list(log.state.gateways.values()) == [Gateway(name="gw1", address="127.0.0.1:17443")]
+        assert list(log.state.gateways.values()) == [Gateway(name="gw1", address="127.0.0.1:17443", issuer=True)]
         assert list(log.state.operators.values()) == ["alice"]
     assert [path.name for path in home.parent.iterdir()] == ["op"], "nothing is left beside it"
 

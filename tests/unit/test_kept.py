@@ -168,11 +168,11 @@ async def test_f13_hosts_are_admitted_by_what_was_kept() -> None:
     enrol(remote, "vm2")
     await enrolled.keep_all()
     enrol(remote, "vm2", "b")
-    assert await enrolled.of("vm2") == enrolment("vm2", "b")
+    assert await enrolled.of("host", "vm2") == enrolment("vm2", "b")
     remote.away = True
-    assert await enrolled.of("vm1") == enrolment("vm1")
-    assert await enrolled.of("vm2") == enrolment("vm2", "b"), "as it was last seen"
-    assert await enrolled.of("vm3") is None
+    assert await enrolled.of("host", "vm1") == enrolment("vm1")
+    assert await enrolled.of("host", "vm2") == enrolment("vm2", "b"), "as it was last seen"
+    assert await enrolled.of("host", "vm3") is None
     await enrolled.keep_all()
     assert set(kept.records) == {"enrolled/host/vm1", "enrolled/host/vm2"}
 
@@ -181,16 +181,16 @@ async def test_one_waits_for_a_silent_registry_and_the_others_do_not(autojump_cl
     remote, kept = Remote(), MemoryRegistry()
     enrol(remote, "vm1")
     enrolled = EnrolledKeys(remote, kept)
-    await enrolled.of("vm1")
+    await enrolled.of("host", "vm1")
     remote.silent = True
     began = trio.current_time()
     for _ in range(100):
-        assert await enrolled.of("vm1") == enrolment("vm1")
+        assert await enrolled.of("host", "vm1") == enrolment("vm1")
     assert trio.current_time() - began <= limits.REGISTRY_PATIENCE
     remote.silent = False
     enrol(remote, "vm1", "b")
     await trio.sleep(limits.REGISTRY_AWAY)
-    assert await enrolled.of("vm1") == enrolment("vm1", "b"), "and it is asked again"
+    assert await enrolled.of("host", "vm1") == enrolment("vm1", "b"), "and it is asked again"
 
 
 async def test_f35_when_the_registry_is_back_all_who_were_let_in_meanwhile_are_asked_for_at_once() -> None:
@@ -203,7 +203,7 @@ async def test_f35_when_the_registry_is_back_all_who_were_let_in_meanwhile_are_a
     assert await enrolled.sure_again() == {}, "nobody was told from the copy"
     remote.away = True
     for name in names:
-        await enrolled.of(name)
+        await enrolled.of("host", name)
     with pytest.raises(Unavailable):
         await enrolled.sure_again()
     remote.away = False
@@ -229,4 +229,4 @@ async def test_an_embedded_registry_is_asked_itself() -> None:
     await enrolled.keep_all()
     remote.away = True
     with pytest.raises(Unavailable):
-        await enrolled.of("vm1")
+        await enrolled.of("host", "vm1")

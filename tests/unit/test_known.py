@@ -50,7 +50,7 @@ class Estate:
         return Update(**{**values, **changes})  # type: ignore[arg-type]
 
     def known(self, **changes: object) -> Known:
-        return self.empty.updated(self.whole(**changes), at=NOW)
+        return self.empty.updated("gw1", self.whole(**changes), at=NOW)
 
 
 def may(known: Known) -> bool:
@@ -68,10 +68,10 @@ def test_an_update_with_one_forged_entry_changes_nothing() -> None:
     estate = Estate()
     forged = Chain(host("vm3")).log[1]
     with pytest.raises(InputError):
-        estate.empty.updated(estate.whole(entries=(*estate.chain.log[1:], forged)), at=NOW)
+        estate.empty.updated("gw1", estate.whole(entries=(*estate.chain.log[1:], forged)), at=NOW)
     other = Estate(rule("everybody", "allow", "host:**", "web"))
     with pytest.raises(InputError, match="not part of the signed policy"):
-        estate.empty.updated(estate.whole(leaves=other.leaves), at=NOW)
+        estate.empty.updated("gw1", estate.whole(leaves=other.leaves), at=NOW)
     assert not may(estate.empty)
 
 
@@ -79,9 +79,9 @@ def test_a_new_policy_without_its_rules_allows_nothing() -> None:
     estate = Estate()
     known = estate.known()
     _, leaves = signed_policy(estate.chain, ALLOW, rule("more", "allow", "host:vm1", "web"))
-    without = known.updated(Update(revision=2, entries=(estate.chain.log[-1],)), at=NOW)
+    without = known.updated("gw1", Update(revision=2, entries=(estate.chain.log[-1],)), at=NOW)
     assert not may(without)
-    assert may(without.updated(Update(revision=3, leaves=leaves), at=NOW))
+    assert may(without.updated("gw1", Update(revision=3, leaves=leaves), at=NOW))
 
 
 def test_f46_a_full_update_keeps_revocations_and_the_policy_and_forgets_the_rest() -> None:
@@ -89,7 +89,7 @@ def test_f46_a_full_update_keeps_revocations_and_the_policy_and_forgets_the_rest
     estate.chain.add(revoke("vm2"))
     known = estate.known(entries=tuple(estate.chain.log[1:]))
     assert not may(known)
-    after = known.updated(Update(revision=5, full=True, entries=tuple(estate.chain.log[1:3])), at=NOW)
+    after = known.updated("gw1", Update(revision=5, full=True, entries=tuple(estate.chain.log[1:3])), at=NOW)
     authority = after.snapshot.authority
     assert set(authority.hosts) == {"vm1"} and not authority.instances
     assert "spiffe://t.internal/host/vm2" in authority.revoked_identities
@@ -102,7 +102,7 @@ def test_the_same_full_update_again_is_the_same_knowledge_and_costs_no_new_value
     reported = Instance(service="web", host="vm1", target="127.0.0.1:9001", port=8080)
     places = {"reported": {"vm1": (reported,)}, "health": {reported.id: Health(state="passing")}}
     known = estate.known(**places)
-    again = known.updated(msgspec.json.decode(msgspec.json.encode(estate.whole(**places)), type=Update), at=NOW)
+    again = known.updated("gw1", msgspec.json.decode(msgspec.json.encode(estate.whole(**places)), type=Update), at=NOW)
     assert again.leaves is known.leaves and again.snapshot.allows is known.snapshot.allows
     assert again.snapshot.reported["vm1"] is known.snapshot.reported["vm1"]
     assert again.snapshot.authority == known.snapshot.authority and again.snapshot.health == known.snapshot.health
@@ -115,9 +115,9 @@ def test_h23_what_cannot_be_used_is_left_out_of_a_report_beside_what_was_held() 
     moved = msgspec.structs.replace(good, target="127.0.0.1:9002")
     known = estate.known(reported={"vm1": (good,)})
     for bad in (msgspec.structs.replace(good, port=0), msgspec.structs.replace(moved, host="vm2")):
-        after = known.updated(Update(revision=2, reported={"vm1": (bad, good, moved)}), at=NOW)
+        after = known.updated("gw1", Update(revision=2, reported={"vm1": (bad, good, moved)}), at=NOW)
         assert after.snapshot.reported["vm1"] == (good, moved)
-        only = known.updated(Update(revision=2, reported={"vm1": (bad,)}), at=NOW)
+        only = known.updated("gw1", Update(revision=2, reported={"vm1": (bad,)}), at=NOW)
         assert "vm1" not in only.snapshot.reported
 
 
@@ -130,9 +130,9 @@ def test_c10_a_full_update_is_all_there_is_of_places() -> None:
         health={reported.id: Health(state="passing")},
     )
     assert known.snapshot.reported == {"vm1": (reported,)} and known.snapshot.health
-    after = known.updated(estate.whole(presence={"vm1": Presence(host="vm1")}), at=NOW)
+    after = known.updated("gw1", estate.whole(presence={"vm1": Presence(host="vm1")}), at=NOW)
     assert set(after.snapshot.presence) == {"vm1"} and not after.snapshot.reported and not after.snapshot.health
-    gone = after.updated(Update(revision=9, presence={"vm1": None}), at=NOW)
+    gone = after.updated("gw1", Update(revision=9, presence={"vm1": None}), at=NOW)
     assert not gone.snapshot.presence
 
 
@@ -258,7 +258,7 @@ def test_f03_a_crash_between_the_files_leaves_a_policy_with_its_rules(
     known = first
     for _ in range(2):
         _, leaves = signed_policy(estate.chain, ALLOW, DENY)
-        known = known.updated(Update(revision=2, entries=(estate.chain.log[-1],), leaves=leaves), at=NOW)
+        known = known.updated("gw1", Update(revision=2, entries=(estate.chain.log[-1],), leaves=leaves), at=NOW)
     written: list[Path] = []
 
     def dies(path: Path, data: bytes) -> None:

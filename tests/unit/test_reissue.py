@@ -46,7 +46,7 @@ async def asked(desk: Desk, known: Slice, key: PrivateKey, host: str = "vm1") ->
             return ours
 
         try:
-            return await reissue(GATEWAYS, known, host=host, key=key, version="1", dial=dial)
+            return await reissue(GATEWAYS, known.genesis, name=host, key=key, version="1", dial=dial)
         except Unavailable as exc:
             return exc.what
     raise AssertionError("unreachable")
@@ -85,7 +85,7 @@ async def test_f16_while_the_registry_is_away_a_host_comes_back_by_what_was_kept
     async def away() -> None:
         raise Unavailable("it is away")
 
-    async def of(host: str) -> Enrolment | None:
+    async def of(_role: str, host: str) -> Enrolment | None:
         return kept.get(host)
 
     desk.server = EnrolmentServer(

@@ -76,7 +76,7 @@ class SimulatedHost:
     async def updated(self, gateway: str, update: c.Update) -> None:
         arrived = self.tunnels.arrived
         try:
-            self.known = self.known.updated(update, at=time.time())
+            self.known = self.known.updated("gw1", update, at=time.time())
         except InputError as exc:
             self._witness.refused(self, exc.what)
             raise PeerError(f"its update was refused: {exc.what}") from None

@@ -1,0 +1,35 @@
+"""I/O: more gateways for an estate whose registry is in Consul, added and joined as an operator would."""
+
+from __future__ import annotations
+
+from inventory.registries.consul_place import ConsulPlace
+from tests.support.consul_server import options
+from tests.support.estate import OPERATOR, Estate
+from tests.support.pair import status
+from tests.support.traffic import eventually
+
+
+def join_gateway(estate: Estate, name: str, place: ConsulPlace, *flags: str) -> str:
+    """Records the gateway `name` and enrols its home of the same name; its ADDR:PORT."""
+    address = estate.free_endpoint()
+    token = estate.ok(OPERATOR, "gateway", "add", f"{name}={address}", *flags)
+    estate.ok(name, "gateway", "join", "-", *options(place), input=token)
+    return address
+
+
+def add_gateway(estate: Estate, name: str, place: ConsulPlace, *flags: str) -> str:
+    """As `join_gateway`, and runs it."""
+    address = join_gateway(estate, name, place, *flags)
+    estate.start_gateway(home=name)
+    return address
+
+
+def linked(estate: Estate, host: str) -> set[str]:
+    """The gateways that a host has a control stream to."""
+    return {row["name"] for row in status(estate, host).get("gateways", ()) if row["state"] == "connected"}
+
+
+def wait_linked(estate: Estate, hosts: tuple[str, ...], *gateways: str) -> None:
+    """Until each of the hosts has a control stream to each of these gateways and to no other."""
+    wanted = set(gateways)
+    eventually(lambda: all(linked(estate, host) == wanted for host in hosts), what=f"links to {wanted}", timeout=20)
