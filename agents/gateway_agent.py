@@ -41,6 +41,7 @@ from agents.knowledge.placement import check_report, is_dialable, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
 from agents.node import Node, warning
 from agents.path_carriers import PathCarriers
+from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits
@@ -139,6 +140,7 @@ class GatewayAgent(Node):
         self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen or self._own_address()))
         nursery.start_soon(self._control.run)
         nursery.start_soon(self._follow_registry)
+        nursery.start_soon(keep_tidy, self._registry)
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._end_leases)
         nursery.start_soon(self._paths.sweep)

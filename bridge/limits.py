@@ -186,6 +186,8 @@ LEASE = 15.0
 REGISTRY_RETRY_FIRST = 0.2
 REGISTRY_RETRY = 2.0
 """Between two tries to read a registry that failed or whose log was refused, at most; with full jitter (F35)."""
+REGISTRY_TIDY = 600.0
+"""About so often a gateway looks for what killed commands left in the registry: one small question."""
 REGISTRY_PATIENCE = 2.0
 """How long a host that connects may wait for what the registry says of it, before what is kept on disk counts."""
 REGISTRY_AWAY = 5.0

@@ -19,9 +19,10 @@ import trio
 from inventory.errors import InputError, Unavailable
 from inventory.names import shown
 from inventory.registries import consul_wire as wire
+from inventory.registries.consul_chunks import ChunkSweep
 from inventory.registries.consul_leases import OwnLeases
 from inventory.registries.consul_place import ConsulPlace
-from inventory.registries.consul_store import WATCH_LATE, ConsulStore, damaged
+from inventory.registries.consul_store import AGAIN, WATCH_LATE, ConsulStore, damaged
 from inventory.registries.interface import CHANGES_MAX, Change, Conflict, Record, parse_key
 
 WATCH_PAUSE = 0.2
@@ -38,6 +39,7 @@ class ConsulRegistry:
     def __init__(self, store: ConsulStore) -> None:
         self.store = store
         self._prefix = store.prefix
+        self._sweep = ChunkSweep(store)
         self._leases = OwnLeases(store.consul, store.prefix, self._try)
 
     # --- records ------------------------------------------------------------------------------------------------------
@@ -90,7 +92,11 @@ class ConsulRegistry:
             manifests[change.key] = await self.store.write_chunks(change.value or b"")
         operations = [wire.operation(self._stored(c.key), c, manifests.get(c.key)) for c in changes]
         counted = wire.write(self._prefix + wire.REVISION, b"")
-        outcome = await self.store.change([*operations, counted, wire.read_tree(self._prefix + wire.LIVE)])
+        # Pieces that took too long to write may have been taken for a killed command's.
+        room = wire.OPERATIONS_MAX - len(operations) - wire.OURS
+        still_there = [wire.read(self._prefix + wire.last_chunk_key(m)) for m in list(manifests.values())[:room]]
+        live = wire.read_tree(self._prefix + wire.LIVE)
+        outcome = await self.store.change([*operations, counted, live, *still_there])
         if outcome.failed is None:
             return self._revision(outcome.entries)
         for manifest in manifests.values():
@@ -99,6 +105,8 @@ class ConsulRegistry:
 
     async def _why(self, failed: wire.Failure, changes: Sequence[Change]) -> Unavailable:
         """Told by what is there now, not by Consul's words for it: a conflict, or else a refusal."""
+        if failed.operation >= len(changes) + 2:
+            return Unavailable("a large value took too long to write", where=self.store.where, hint=AGAIN)
         for change in changes[failed.operation : failed.operation + 1]:
             record = await self.get(change.key)
             if change.expect is not None and change.expect != (record.version if record else 0):
@@ -134,6 +142,9 @@ class ConsulRegistry:
 
     def nudge(self) -> None:
         """Nothing to do: Consul tells every watch at once."""
+
+    async def tidy(self) -> int:
+        return await self._sweep.sweep()
 
     # --- leases -------------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from inventory.names import shown
 from inventory.registries import consul_wire as wire
 from inventory.registries.consul_http import TrioConsul
 from inventory.registries.consul_place import ConsulPlace
+from inventory.strict_json import decode
 
 WATCH_WAIT = 5
 """Seconds for which Consul holds a watch back; it adds up to a sixteenth. A rollback that fell between two questions,
@@ -134,6 +135,19 @@ class ConsulStore:
         path = f"/v1/kv/{self.prefix}{wire.CHUNKS}{manifest.id}/"
         await self._http.ask("DELETE", _done, path, (("recurse", "1"),))
 
+    async def chunk_ids(self) -> set[str]:
+        """Of all large values of which there are pieces."""
+        start = self.prefix + wire.CHUNKS
+        keys = (("keys", "1"), ("separator", "/"), *CONSISTENT)
+        found = await self._http.ask("GET", _keys, f"/v1/kv/{start}", keys)
+        return {key.removeprefix(start).removesuffix("/") for key in found}
+
+    async def remove_orphan(self, found: str, *, unchanged_since: int) -> bool:
+        """Removes the pieces of one large value; not when a record was changed after this version of live/revision."""
+        unchanged = {"Verb": "check-index", "Key": self.prefix + wire.REVISION, "Index": unchanged_since}
+        remove = {"Verb": "delete-tree", "Key": f"{self.prefix}{wire.CHUNKS}{found}/"}
+        return (await self.change([unchanged, remove])).failed is None
+
     # --- what this is -------------------------------------------------------------------------------------------------
 
     async def begin(self, *, over: str | None = None) -> None:
@@ -213,6 +227,10 @@ def _listing(response: base.Response) -> Listed:
         raise ValueError("it has no index")
     entries = wire.read_listing(response.body) if response.code == 200 else {}
     return Listed(entries, max(int(response.headers["X-Consul-Index"]), 1))
+
+
+def _keys(response: base.Response) -> list[str]:
+    return decode(response.body, list[str], max_bytes=wire.ANSWER_MAX, what="keys") if response.code == 200 else []
 
 
 def _is_there(response: base.Response) -> bool:

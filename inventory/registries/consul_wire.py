@@ -27,9 +27,9 @@ from inventory.strict_json import decode
 
 FORMAT = 1
 OPERATIONS_MAX = 64
-_OURS = 3
+OURS = 3
 """Operations beside the changes: a transaction looks at live/about, sets live/revision and reads live/."""
-assert CHANGES_MAX + _OURS <= OPERATIONS_MAX
+assert CHANGES_MAX + OURS < OPERATIONS_MAX  # and room for a look at the pieces of a large value
 REQUEST_MAX = 480 * 1024
 """Bytes of one transaction as JSON; Consul's own limit is 512 KiB unless it was set."""
 CHUNK = 384 * 1024
@@ -116,6 +116,11 @@ def encode_operations(operations: Sequence[Mapping[str, Any]]) -> bytes:
     return msgspec.json.encode([{"KV": operation} for operation in operations])
 
 
+def read(key: str) -> dict[str, Any]:
+    """Fails where there is no such key."""
+    return {"Verb": "get", "Key": key}
+
+
 def read_tree(prefix: str) -> dict[str, Any]:
     return {"Verb": "get-tree", "Key": prefix}
 
@@ -175,6 +180,11 @@ def chunks_of(value: bytes) -> list[bytes]:
 
 def chunk_key(manifest: Manifest, number: int) -> str:
     return f"{CHUNKS}{manifest.id}/{number:03d}"
+
+
+def last_chunk_key(manifest: Manifest) -> str:
+    """The smallest of them."""
+    return chunk_key(manifest, manifest.chunks - 1)
 
 
 def read_manifest(entry: Entry) -> Manifest:

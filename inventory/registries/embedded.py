@@ -96,6 +96,9 @@ class EmbeddedRegistry:
             self.nudge()
         await trio.lowlevel.checkpoint()
 
+    async def tidy(self) -> int:
+        return 0  # SQLite leaves nothing
+
     async def release(self, key: str) -> None:
         if self._leases.pop(key, None) is not None:
             self._lease_changes += 1

@@ -95,6 +95,11 @@ class Registry(Protocol):
         """Says that something changed, maybe in another process: every watch here looks again now."""
         ...
 
+    async def tidy(self) -> int:
+        """Removes what killed processes may have left in the store, none of which is a record; how much it was. To be
+        called now and then."""
+        ...
+
     async def lease(self, key: str, value: bytes, ttl: float) -> None:
         """Says `value` under `key` for `ttl` seconds from now. Renewed, and changed, by calling again; ends with the
         process that holds it, though others may see it for up to 20 s or twice its time after a process that was

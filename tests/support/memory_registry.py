@@ -85,6 +85,9 @@ class MemoryRegistry:
         if is_news:
             self._bump()
 
+    async def tidy(self) -> int:
+        return 0
+
     async def release(self, key: str) -> None:
         await trio.lowlevel.checkpoint()
         if self._leases.pop(key, None) is not None:
