@@ -5,10 +5,11 @@ VENV := .venv
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 ARGS ?=
+SECONDS ?= 600
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help venv unit test check demo bench bench-scale clean
+.PHONY: help venv unit test test-slow test-long check demo bench bench-scale clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -33,6 +34,10 @@ test: $(STAMP) ## the tests, real processes included, under 10 minutes
 
 test-slow: $(STAMP) ## those that wait for real time-outs, kills, bulk and network namespaces
 	@$(PY) -m pytest tests -m slow $(ARGS)
+
+test-long: $(STAMP) ## every process killed and every cable cut in turn under load, for SECONDS (10 minutes)
+	@MESHBRIDGE_LONG_SECONDS=$(SECONDS) $(PY) -m pytest -s \
+		tests/netns/test_whatever_is_killed_or_cut_costs_what_ran_through_it.py $(ARGS)
 
 check: $(STAMP) ## ruff, mypy and the house rules
 	@$(PY) -m ruff check .

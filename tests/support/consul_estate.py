@@ -30,7 +30,6 @@ from tests.support.traffic import Backend, RequestFailed, ask, eventually
 
 HOSTS = {"vm1": "10.77.0.21", "vm2": "10.77.0.22", "vm3": "10.77.0.23"}
 CALLER = "vm3"
-GATEWAYS = {OPERATOR: "gw"}
 SERVED = {"direct": ["vm1"], "relayed": ["vm2"], "both": ["vm1", "vm2"]}
 """Service to the hosts that serve it."""
 RULES = f'[[allow]]\nname = "traffic"\nfrom = ["host:{CALLER}"]\nto = ["direct", "relayed", "both"]\n'
@@ -96,6 +95,8 @@ class ConsulEstate:
         self.network = network
         self.cluster = cluster
         self.services: dict[str, tuple[str, int]] = {}
+        self.gateways = {OPERATOR: "gw"}
+        """Home to host of the network."""
         self.registry = self._place()
 
     def _place(self) -> ConsulPlace:
