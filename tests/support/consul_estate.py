@@ -1,7 +1,8 @@
 """I/O: an estate in namespaces whose registry is in a Consul of three servers, with load of which it is known what it
 runs through.
 
-    consul1..3 ── lan ── gw 10.77.0.1
+    consul1..3 ── lan ── gw  10.77.0.1
+                   ├──── gw2 10.77.0.2    where the test has a second gateway
                    ├──── vm1 10.77.0.21   takes tunnels, so that the tunnel to it is direct
                    ├──── vm2 10.77.0.22   only dials out, so that the tunnel to it goes through a gateway
                    └──── vm3 10.77.0.23   the caller, who only dials out
@@ -24,6 +25,7 @@ from inventory.registries.consul_place import ConsulPlace
 from tests.support.consul_cluster import LAN, NAMES, ConsulCluster
 from tests.support.consul_server import options
 from tests.support.estate import OPERATOR, Estate
+from tests.support.gateways import add_gateway, wait_linked
 from tests.support.network import GATEWAY_PORT, TUNNEL_PORT, Network, place
 from tests.support.pair import locate, status, wait_connected
 from tests.support.traffic import Backend, RequestFailed, ask, eventually
@@ -105,7 +107,7 @@ class ConsulEstate:
         return msgspec.structs.replace(self.cluster.place("meshbridge/"), others=others)
 
     @contextlib.contextmanager
-    def started(self) -> Iterator[ConsulEstate]:
+    def started(self, *, gateways: int = 1) -> Iterator[ConsulEstate]:
         """With every service reachable; the servers behind them end with the block."""
         estate, network = self.estate, self.network
         network.host("gw", **{LAN: "10.77.0.1/24"})
@@ -130,10 +132,20 @@ class ConsulEstate:
             for host in HOSTS:
                 estate.wait_ready(host)
             wait_connected(estate, *HOSTS)
+            for number in range(2, gateways + 1):
+                self._add_gateway(f"gw{number}", f"10.77.0.{number}")
             self.services = {service: locate(estate, CALLER, service) for service in SERVED}
             for service in SERVED:
                 self.wait_answer(service)
             yield self
+
+    def _add_gateway(self, name: str, address: str) -> None:
+        estate = self.estate
+        self.network.host(name, **{LAN: f"{address}/24"})
+        place(estate, self.network, **{name: name})
+        add_gateway(estate, name, self.registry, "--issuer", address=f"{address}:{GATEWAY_PORT}")
+        self.gateways[name] = name
+        wait_linked(estate, tuple(HOSTS), "gw1", name)
 
     @contextlib.contextmanager
     def under_requests(self, *, rate: float = 100.0, clients: int = 4) -> Iterator[Requests]:

@@ -1,9 +1,9 @@
 """I/O: what may happen to an estate of tests/support/consul_estate.py: each of its processes killed, each of its cables
 cut; and which requests may fail of it, and until when.
 
-A request may fail of a fault only if it was under way while the fault had its way with the service. For a killed process
-or a cut cable that the service cannot do without, that is until it answers again; where there is another way, until it
-is noticed that this one is gone, which is at once for a process and by missed heartbeats for a cable.
+A request may fail of a fault only if it was under way while the fault had its way with the service. Where the service
+cannot do without what was killed or cut, that is until it answers again; where there is another way, until it is
+noticed that this one is gone: at once for a process, by missed heartbeats for a cable.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -171,6 +172,11 @@ class Faults:
 
         for gateway in self.running.gateways:
             eventually(partial(connected, gateway), timeout=RECOVERY_TIMEOUT, what=f"all hosts at {gateway}")
+
+    def explained(self, failures: Iterable[Failure]) -> Counter[str]:
+        """How many failed of each fault, and of what."""
+        found = [(window, failure) for failure in failures for window in self.windows if window.explains(failure)]
+        return Counter(f"{failure.service} of {window.fault}" for window, failure in found)
 
     def unexplained(self, failures: Iterable[Failure]) -> list[Failure]:
         return [failure for failure in failures if not any(window.explains(failure) for window in self.windows)]

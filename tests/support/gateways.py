@@ -9,17 +9,17 @@ from tests.support.pair import status
 from tests.support.traffic import eventually
 
 
-def join_gateway(estate: Estate, name: str, place: ConsulPlace, *flags: str) -> str:
+def join_gateway(estate: Estate, name: str, place: ConsulPlace, *flags: str, address: str | None = None) -> str:
     """Records the gateway `name` and enrols its home of the same name; its ADDR:PORT."""
-    address = estate.free_endpoint()
+    address = address or estate.free_endpoint()
     token = estate.ok(OPERATOR, "gateway", "add", f"{name}={address}", *flags)
     estate.ok(name, "gateway", "join", "-", *options(place), input=token)
     return address
 
 
-def add_gateway(estate: Estate, name: str, place: ConsulPlace, *flags: str) -> str:
+def add_gateway(estate: Estate, name: str, place: ConsulPlace, *flags: str, address: str | None = None) -> str:
     """As `join_gateway`, and runs it."""
-    address = join_gateway(estate, name, place, *flags)
+    address = join_gateway(estate, name, place, *flags, address=address)
     estate.start_gateway(home=name)
     return address
 
