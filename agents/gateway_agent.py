@@ -467,7 +467,8 @@ class GatewayAgent(Node):
 
     @property
     def renews(self) -> bool:
-        return self._issuing.not_after > clock.now()
+        others = (g for name, g in self.snapshot.authority.gateways.items() if name != self.name)
+        return self._issuing.not_after > clock.now() or any(gateway.issuer for gateway in others)
 
     def nodes_end(self) -> dict[str, float]:
         """Of those who are here: one that is away has its life behind it, or comes back with what it has."""

@@ -293,7 +293,10 @@ class HostAgent(Node):
 
     @property
     def renews(self) -> bool:
-        return self._links.is_any_connected
+        gateways = self.snapshot.authority.gateways
+        return any(
+            link.connected and link.gateway in gateways and gateways[link.gateway].issuer for link in self._links
+        )
 
     async def before_drain(self) -> None:
         """Peers hear that our instances are going before we stop taking streams (F08)."""
