@@ -6,7 +6,6 @@ certificates with the issuer's key; and joins hosts that cannot reach each other
 
 from __future__ import annotations
 
-import dataclasses
 import gc
 import random
 import resource
@@ -34,10 +33,11 @@ from agents.estate import Home, HomeConfig, load_config, open_registry
 from agents.gateway_status import host_rows, service_rows
 from agents.guards import must_pass
 from agents.handover import Inherited
+from agents.imports.importer import Importer
 from agents.issuing import Issuing, issued
 from agents.knowledge.kept import EnrolledKeys, open_kept
 from agents.knowledge.ledger import Ledger
-from agents.knowledge.placement import check_report, is_dialable, usable_health
+from agents.knowledge.placement import check_report, is_dialable, is_place, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
 from agents.node import Node, warning
 from agents.path_carriers import PathCarriers
@@ -54,7 +54,7 @@ from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.health import HealthByHost
 from inventory.home import HomeLock, lock_home
-from inventory.model import Presence
+from inventory.model import Health, Instance, Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
 from inventory.policy_rules import Rule
 from inventory.registries.interface import Registry
@@ -114,7 +114,6 @@ class GatewayAgent(Node):
         """Of the entries by which the ledger is ahead of the snapshot, as far as they were taken from it."""
         self._moved: set[str] = set()
         """Hosts whose placement changed while a snapshot was being made."""
-        self._worker_knows: AuthorityState | None = None
         ledger.take_touched()
         self._rows = PlacementRows(home)
         self._unsaved: set[str] = set()
@@ -130,13 +129,16 @@ class GatewayAgent(Node):
         )
         self.snapshot.prepare()
         self._control = ControlServer(self, self._paths.offer)
+        consul = _consul_of(registry) if config.consul is not None else None
+        self._imports = Importer(config.name, config.trust_domain, self.workers, consul, self._place_imports)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
     async def start(self, nursery: trio.Nursery) -> None:
         self._expect_hosts()
         await self._enrolled.keep_all()
-        await self._tell_worker()
+        self._imports.start(nursery)
+        self._tell_worker()
         self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen or self._own_address()))
         nursery.start_soon(self._control.run)
         nursery.start_soon(self._follow_registry)
@@ -214,7 +216,7 @@ class GatewayAgent(Node):
         if gone:
             # The worker closes that host's tunnel, and with it the stream on which it is told why.
             await trio.sleep(limits.REVOCATION_NOTICE)
-        await self._tell_worker()
+        self._tell_worker()
         for path_id in self._paths.forget(lambda host: self._gone(host) is not None):
             self._carriers.unjoin(path_id, "an end of the path is revoked or removed")
 
@@ -228,7 +230,7 @@ class GatewayAgent(Node):
                 "reported": placed.reported,
                 "health": placed.health,
             }
-            gone = {host for host in touched.named if host not in state.hosts}
+            gone = {host for host in touched.named if not is_place(state, host)}
             if gone:
                 self._unsaved |= gone
                 changes["presence"] = {host: known for host, known in placed.presence.items() if host not in gone}
@@ -257,13 +259,9 @@ class GatewayAgent(Node):
         if gone is not None:
             self._control.end(host, gone)
 
-    async def _tell_worker(self) -> None:
-        # A gateway's worker decides who may connect, not which service may be used: it needs hosts and revocations.
+    def _tell_worker(self) -> None:
         authority = self.snapshot.authority
-        state = dataclasses.replace(authority, invites={}, instances={}, numbers={}, policy=None, number=0, head="")
-        if state != self._worker_knows:
-            self._worker_knows = state
-            self.workers.know(m.Authority(state=state, allows=()))
+        self._imports.follow(self.snapshot)
         self.metrics.estate(services=self.snapshot.services.keys(), number=authority.number, as_of=clock.now())
 
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
@@ -344,10 +342,17 @@ class GatewayAgent(Node):
         before = self.snapshot
         self.snapshot = before.evolved(touched, **changes, revision=before.revision + 1)
         self.count_instances(self.snapshot, touched.hosts)
+        self._imports.placed(self.snapshot, touched.hosts)  # first: who hears of an instance may come at once
         self._control.publish(touched)
         self._moved |= touched.hosts
         self._unsaved |= touched.hosts
         self._save.ask()
+
+    def _place_imports(self, place: str, instances: tuple[Instance, ...], health: dict[str, Health]) -> None:
+        reported = {name: offer for name, offer in self.snapshot.reported.items() if name != place}
+        if instances:
+            reported[place] = instances
+        self._place([place], reported=reported, health=self.snapshot.health.with_host(place, health))
 
     def host_flowed(self, host: str, records: tuple[Flow, ...]) -> None:
         for flow in records:
@@ -448,14 +453,15 @@ class GatewayAgent(Node):
         await self._control.say_draining("shutting down")
 
     async def busy(self) -> int:
-        """Paths that still carry somebody's streams: the ends leave the others as soon as they are told to."""
-        return len(self._paths.joined)
+        """Paths that still carry somebody's streams: the ends leave the others as soon as they are told to. And the
+        streams to what we bring in."""
+        return len(self._paths.joined) + (len(await self.live_streams()) if self._imports.is_any else 0)
 
     async def cut_remaining(self, reason: str) -> int:
         cut = list(self._paths.joined)
         for path_id in cut:
             self._carriers.unjoin(path_id, reason)
-        return len(cut)
+        return len(cut) + (len(await self.cut_streams(reason)) if self._imports.is_any else 0)
 
     def worker_gone(self, worker: DataWorkerProcess) -> None:
         self._carriers.worker_gone(worker)
@@ -536,6 +542,7 @@ class GatewayAgent(Node):
             "address": self.config.listen or self._own_address(),
             "issuer_ends": self._issuing.ends,
             "paths": len(self._paths.joined),
+            "imports": self._imports.status(),
             "hosts": host_rows(self.snapshot, is_here=self._control.holds, streams=self._streams_of, ends=ends),
             "services": service_rows(self.snapshot),
         }
@@ -546,9 +553,17 @@ class GatewayAgent(Node):
             host, seen = max(self._ahead.items(), key=lambda item: item[1])
             text = f"host {host} says it has seen entry {seen}, our log ends at {self.snapshot.authority.number}"
             found.append(warning("behind", f"{text}: the registry went back, or another gateway is ahead"))
+        found += [warning("import", text) for text in self._imports.problems()]
         if self.snapshot.authority.policy is None:
             found.append(warning("no-policy", "no policy is applied, so nothing is allowed"))
         return found
+
+
+def _consul_of(registry: Registry) -> Any:
+    # Only here: its libraries take longer to load than the rest of a gateway.
+    from agents.consul import transport_of
+
+    return transport_of(registry)
 
 
 def _paths_max() -> int:

@@ -203,6 +203,14 @@ FIRST_LEASE = BACKOFF_MAX + LEASE
 """After a gateway's start: a host that it lost may have begun its longest wait just before the gateway was there."""
 INSTANCES_PER_HOST = 1000
 """Instances one host may report by its own word (H26)."""
+IMPORTS_MAX = 32
+"""Imports of one gateway: each is one question that waits in Consul, and half of the connections that we may have."""
+IMPORT_PACE = 0.05
+"""Between two questions of one import: changes that come faster are heard of together."""
+IMPORT_LINGER = 1.0
+"""For how long an instance that Consul lists no more still takes streams, of hosts that have not heard yet."""
+IMPORT_RETRY_MAX = 5.0
+"""Between two questions to a Consul that does not answer, at most; all of them wait a random part of it."""
 ADMIN_MESSAGE_MAX = 16 * MIB
 ADMIN_CONNECTIONS = 64
 ADMIN_TIMEOUT = 10.0

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from agents.estate import Operator
     from agents.operating.services import Which
     from inventory.endpoints import Endpoint
-    from inventory.model import Instance
+    from inventory.model import Import, Instance
 
     Change = Callable[[Operator, Which], Awaitable[list[Instance]]]
 
@@ -89,44 +89,110 @@ def add(
     words(f"{instance.id} is placed at port {instance.port}" if is_news else f"{instance.id} is as it was")
 
 
+@service.command("import", epilog="Example: meshbridge service import checkout --tag v2 --as shop --port 80")
+@click.argument("name")
+@click.option("--via", multiple=True, metavar="GATEWAY", help="Who reaches it; may be repeated.  [default: all]")
+@click.option("--tag", "tags", multiple=True, metavar="T", help="Only instances with this tag; may be repeated.")
+@click.option("--as", "service_name", metavar="NAME", help="Its name in the namespace.  [default: that in Consul]")
+@click.option("--port", type=PORT, metavar="N", help="Its port in the namespace.  [default: its instances']")
+@click.option(
+    *("--label", "labels"),
+    type=LABEL,
+    multiple=True,
+    metavar="K=V",
+    help="What policy may say about it; may be repeated.",
+)
+@click.option("--allow-loopback", is_flag=True, help="Also instances on the gateway's own machine.")
+@pass_app
+def import_service(
+    app: App,
+    name: str,
+    via: tuple[str, ...],
+    tags: tuple[str, ...],
+    service_name: str | None,
+    port: int | None,
+    labels: tuple[tuple[str, str], ...],
+    allow_loopback: bool,
+) -> None:
+    """Bring in the service NAME that others registered in Consul.
+
+    Its passing instances are reached through gateways, and followed as they come and go. Importing it again replaces
+    what was said about it.
+    """
+    from agents.estate import operate
+    from agents.operating import services
+    from inventory.authority import ImportBody
+    from inventory.model import Import
+    from inventory.names import parse_gateway, parse_service
+
+    with option_value("--via"):
+        gateways = [parse_gateway(gateway) for gateway in dict.fromkeys(via)]
+    with option_value("--as" if service_name is not None else "NAME"):
+        service = parse_service(service_name if service_name is not None else name)
+    wanted = Import(
+        service=service,
+        gateway=gateways[0] if gateways else "any",
+        source=name,
+        tags=tuple(sorted(set(tags))),
+        port=port,
+        labels=labels_of(labels),
+        allow_loopback=allow_loopback,
+    )
+    ImportBody(imported=wanted)  # says what is wrong with it before anything is opened
+
+    async def work() -> list[Import]:
+        async with operate(app.home) as operator:
+            return await services.import_service(operator, wanted, gateways)
+
+    news = run(work)
+    if app.is_json:
+        print_json({"service": service, "source": name, "changed": bool(news)})
+    through = ", ".join(one.gateway for one in news)
+    words(f"{service} is imported through {through}" if news else f"{service} is as it was")
+
+
 @service.command("list", epilog="Example: meshbridge service list --host vm1")
 @host_option
 @pass_app
 def list_services(app: App, host_name: str | None) -> None:
-    """List the instances that operators placed."""
+    """List the instances that operators placed, and what is imported from Consul."""
     from agents.estate import inspect
 
-    async def work() -> list[Instance]:
+    async def work() -> tuple[list[Instance], list[Import]]:
         async with inspect(app.home) as (_, _, log):
-            return [i for _, i in sorted(log.state.instances.items()) if host_name in (None, i.host)]
+            imports = [wanted for _, wanted in sorted(log.state.imports.items()) if host_name is None]
+            return [i for _, i in sorted(log.state.instances.items()) if host_name in (None, i.host)], imports
 
-    _print_instances(app, run(work))
+    _print_service(app, *run(work))
 
 
 @service.command(epilog="Example: meshbridge service show web")
 @click.argument("name")
 @pass_app
 def show(app: App, name: str) -> None:
-    """Show the instances of the service NAME."""
+    """Show the instances and imports of the service NAME."""
     from agents.estate import inspect
-    from agents.operating.services import Which, known_instances
+    from agents.operating.services import Which, known_service
     from inventory.names import parse_service
 
     canonical = parse_service(name)
 
-    async def work() -> list[Instance]:
+    async def work() -> tuple[list[Instance], list[Import]]:
         async with inspect(app.home) as (_, _, log):
-            return known_instances(log.state, Which(canonical))
+            return known_service(log.state, Which(canonical))
 
-    _print_instances(app, run(work))
+    _print_service(app, *run(work))
 
 
-def _print_instances(app: App, instances: list[Instance]) -> None:
+def _print_service(app: App, instances: list[Instance], imports: list[Import]) -> None:
     if app.is_json:
-        print_json([_as_json(instance) for instance in instances])
+        print_json([*map(_as_json, instances), *map(_import_as_json, imports)])
         return
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (i.service, i.host, i.target, i.port, i.check or "tcp", i.weight, i.labels, i.draining or "") for i in instances
+    ]
+    rows += [
+        (w.service, f"gateway:{w.gateway}", w.check, w.port or "its own", "consul", "", w.labels, "") for w in imports
     ]
     print_table(("SERVICE", "HOST", "TARGET", "PORT", "CHECK", "WEIGHT", "LABELS", "DRAINING"), rows)
 
@@ -134,6 +200,13 @@ def _print_instances(app: App, instances: list[Instance]) -> None:
 def _as_json(instance: Instance) -> dict[str, object]:
     """Every field, defaults included, so that a script finds them always."""
     return {"id": instance.id, **{name: getattr(instance, name) for name in instance.__struct_fields__}}
+
+
+def _import_as_json(wanted: Import) -> dict[str, object]:
+    """The fields of an instance, so that a script finds them as well, and those of the import."""
+    shown = {name: getattr(wanted, name) for name in wanted.__struct_fields__}
+    place = {"host": f"gateway:{wanted.gateway}", "target": wanted.check, "check": wanted.check}
+    return {"id": wanted.id, "weight": 1, "draining": None, **place, **shown, "imported": True}
 
 
 @service.command(epilog="Example: meshbridge service drain web --host vm1 --reason 'new version'")
@@ -169,11 +242,19 @@ def resume(app: App, name: str, host_name: str | None, target: Endpoint | None) 
 @target_option
 @pass_app
 def remove(app: App, name: str, host_name: str | None, target: Endpoint | None) -> None:
-    """Take the instances of NAME out of the estate."""
+    """Take the instances and imports of NAME out of the estate."""
+    from agents.estate import operate
     from agents.operating.services import remove_service
 
-    touched = _change(app, _which(name, host_name, target), remove_service)
-    words(f"removed: {', '.join(i.id for i in touched)}")
+    which = _which(name, host_name, target)
+
+    async def work() -> tuple[list[Instance], list[Import]]:
+        async with operate(app.home) as operator:
+            return await remove_service(operator, which)
+
+    instances, imports = run(work)
+    gone = [*(i.id for i in instances), *(f"{wanted.id} ({wanted.check})" for wanted in imports)]
+    words(f"removed: {', '.join(gone)}")
 
 
 def _which(name: str, host_name: str | None, target: Endpoint | None) -> Which:

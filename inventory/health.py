@@ -13,7 +13,7 @@ NONE: Mapping[str, Health] = {}
 
 
 def host_of(instance_id: str) -> str:
-    """The host that an instance id names; empty when it is no such id."""
+    """The host (or the place of a gateway) that an instance id names; empty when it is no such id."""
     return instance_id.partition("/")[2].partition("/")[0]
 
 

@@ -1,4 +1,4 @@
-"""Pure: what exists, as immutable values. Authority signs Host, Gateway and Instance; the rest is reported placement.
+"""Pure: what exists, as immutable values. Authority signs Host, Gateway, Import and Instance; the rest is placement.
 
 Every field was parsed before it came here (see `names`, `endpoints`), so code that holds one of these never checks
 a name again. None can be part of a cycle, so none is the garbage collector's business (`gc=False`): a gateway holds
@@ -37,6 +37,7 @@ class Instance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unkno
 
     service: str
     host: str
+    """Or `gateway:NAME`, for an import (see `imports`)."""
     target: str
     """`ADDR:PORT`, dialled from `host`."""
     port: int
@@ -51,6 +52,33 @@ class Instance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unkno
     def id(self) -> str:
         """Unique in the estate: `web/vm1/127.0.0.1:9000`."""
         return f"{self.service}/{self.host}/{self.target}"
+
+
+class Import(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A service that others registered in Consul, as the operator lets one gateway bring it into the namespace."""
+
+    service: str
+    """Its name here."""
+    gateway: str
+    source: str
+    """Its name in Consul."""
+    tags: tuple[str, ...] = ()
+    """Only what Consul lists with all of these."""
+    port: int | None = None
+    """Its port here; None: that of its instances."""
+    labels: dict[str, str] = {}
+    allow_loopback: bool = False
+    """Whether instances may be on the gateway's own machine."""
+
+    @property
+    def id(self) -> str:
+        """Unique in the estate: `web/gw1`."""
+        return f"{self.service}/{self.gateway}"
+
+    @property
+    def check(self) -> str:
+        """Where its instances come from. Each carries it, so that none outlives the import that it was found for."""
+        return " ".join((f"consul:{self.source}", *self.tags))
 
 
 class Health(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -14,6 +14,7 @@ from typing import Any
 
 from inventory.authority.state import AuthorityState
 from inventory.health import HealthByHost, host_of
+from inventory.imports import gateway_of, is_as_signed, place_of
 from inventory.model import Health, Host, Instance, Presence, Service
 from inventory.names import SpiffeId
 from inventory.policy_index import PolicyIndex
@@ -37,7 +38,8 @@ class Touched:
 
     @property
     def named(self) -> frozenset[str]:
-        """The hosts that the keys are about: by their own entry, a revocation, or an instance placed on them."""
+        """The hosts that the keys are about: by their own entry, a revocation, or an instance placed on them; and the
+        places of the gateways that they are about, by an import as well."""
         names = set()
         for key in self.keys:
             kind, _, rest = key.partition("/")
@@ -45,6 +47,10 @@ class Touched:
                 names.add(rest)
             elif kind == "revoke" and rest.startswith("host/"):
                 names.add(rest.removeprefix("host/"))
+            elif kind == "gateway" or (kind == "revoke" and rest.startswith("gateway/")):
+                names.add(place_of(rest.removeprefix("gateway/")))
+            elif kind == "import":
+                names.add(place_of(rest.partition("/")[2]))
             elif kind == "service":
                 names.add(host_of(rest))
         return frozenset(names)
@@ -172,10 +178,14 @@ class Snapshot:
     @cached_property
     def _offers(self) -> dict[str, tuple[Instance, ...]]:
         """Host name -> the instances on it that count."""
-        return {name: offer for name in self.authority.hosts if (offer := self._offer(name))}
+        gateways = {place_of(wanted.gateway) for wanted in self.authority.imports.values()}
+        return {name: offer for name in (*self.authority.hosts, *gateways) if (offer := self._offer(name))}
 
     def _offer(self, name: str) -> tuple[Instance, ...]:
         """What counts of one host: placed by the operator, then reported by itself as far as it may."""
+        gateway = gateway_of(name)
+        if gateway is not None:
+            return self._imported(gateway)
         host = self.host(name)
         if host is None or self.host_revoked(name) is not None:
             return ()
@@ -189,6 +199,19 @@ class Snapshot:
                 taken.add(instance.id)
                 counted.append(instance)
         return tuple(counted)
+
+    def _imported(self, gateway: str) -> tuple[Instance, ...]:
+        """What counts of a gateway: what it says that it found in Consul, as far as the operator's imports go."""
+        authority = self.authority
+        revoked = self.is_revoked(str(SpiffeId(authority.trust_domain, "gateway", gateway)))
+        if gateway not in authority.gateways or revoked is not None:
+            return ()
+        counted: dict[str, Instance] = {}
+        for instance in self.reported.get(place_of(gateway), ()):
+            wanted = authority.imports.get(f"{instance.service}/{gateway}")
+            if wanted is not None and is_as_signed(wanted, instance):
+                counted.setdefault(instance.id, instance)
+        return tuple(counted.values())
 
     def _service_of(self, name: str, instances: Iterable[Instance]) -> Service:
         """Instances in the order of their ids. Should they disagree on the port, one that is signed decides."""
@@ -271,6 +294,7 @@ def _touched_hosts(old: Snapshot, new: Snapshot) -> set[str]:
             or old._signed.get(name) != new._signed.get(name)
         ):
             touched.add(name)
+    touched.update(place_of(name) for name in before.gateways.keys() | after.gateways.keys())  # there are few
     return touched
 
 

@@ -74,6 +74,7 @@ LONG_FILES = frozenset(
         "ten_thousand_streams_stay_open_at_once",
         "the_scale_benchmark_works",
         "whatever_is_killed_starts_again",
+        "imported_instances_come_and_go_under_load",
     )
 )
 """End-to-end files that wait for real time-outs, kills or bulk; with tests/netns they are `make test-slow`."""

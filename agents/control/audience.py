@@ -16,6 +16,7 @@ from agents.control.changes import Changes, Moved
 from agents.control.messages import Update
 from agents.control.publisher import EstateView, Sent, update_for
 from inventory.health import host_of
+from inventory.imports import gateway_of, import_key, place_of
 from inventory.model import Health, Instance, Presence
 from inventory.sight import BLIND, Look, Place, Sight, callers, sight_of, towards
 from inventory.snapshot import Snapshot, Touched
@@ -226,7 +227,7 @@ class Audience:
             known = old.presence.get(host) if sight.sees(moved.before) else None
             before.presence.setdefault(host, known)
             noted = True
-        if flipped or moved.ids or moved.reported:
+        if flipped or moved.services or moved.reported:
             had = moved.before.seen_by(sight.look) if told else _NOTHING
             has = moved.after.seen_by(sight.look) if is_told else _NOTHING
             if (moved.reported or flipped) and host not in before.reported and (had or has):
@@ -234,6 +235,12 @@ class Audience:
                 noted = True
             for instance_id in moved.all_of(had | has) if flipped else moved.ids:
                 noted |= self._note_instance(hearer, moved, instance_id, had, has, old)
+            gateway = gateway_of(host)
+            if gateway is not None:
+                for service in had | has if flipped else (had | has) & moved.services:
+                    key = import_key(service, gateway)
+                    before.entries.setdefault(key, old.authority.numbers.get(key, 0) if service in had else 0)
+                    noted = True
         if flipped or moved.entry:
             for key in (f"host/{host}", f"revoke/host/{host}"):
                 kept = key in hearer.revocations
@@ -355,6 +362,10 @@ class Audience:
             return rest != host and (sight.is_told(self.place(host)) or bool(before.get(rest)))
         if kind == "host":
             return sight.is_told(self.place(rest))
+        if kind == "import":
+            service, _, gateway = rest.partition("/")
+            place = self.place(place_of(gateway))
+            return sight.is_told(place) and service in place.seen_by(sight.look)
         if kind != "service" or rest not in self.view.snapshot.authority.instances:
             return False
         return self._holds(sight, rest)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from inventory.health import host_of
+from inventory.imports import place_of
 from inventory.sight import Place, patterns
 from inventory.snapshot import Snapshot, Touched
 
@@ -21,7 +22,7 @@ class Moved:
     ids: set[str]
     """Instances that differ, or whose health does."""
     services: set[str]
-    """Of these."""
+    """Of these, and those whose import differs."""
     entry: bool = False
     """The host's own entry differs, or its revocation."""
 
@@ -69,6 +70,9 @@ class Changes:
                 one = moved[host_of(rest)]
                 one.ids.add(rest)
                 one.services.add(rest.partition("/")[0])
+            elif kind == "import":
+                service, _, gateway = rest.partition("/")
+                moved[place_of(gateway)].services.add(service)
             elif kind in ("host", "revoke"):
                 about = moved.get(rest.removeprefix("host/"))
                 if about is not None:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from agents.control.messages import Update
 from inventory.authority import AuthorityState, SignedEntry
+from inventory.imports import gateway_of, import_key
 from inventory.model import Health, Instance, Presence, Service
 from inventory.policy_document import PolicySlicer
 from inventory.snapshot import Snapshot
@@ -92,6 +93,8 @@ def _wanted(view: EstateView, told: set[str], services: Iterable[Service], sent:
     signed = view.snapshot.authority.instances
     for service in services:
         wanted.update(f"service/{i.id}" for i in service.instances if i.host in told and i.id in signed)
+        gateways = {gateway for i in service.instances if i.host in told and (gateway := gateway_of(i.host))}
+        wanted.update(import_key(service.name, gateway) for gateway in gateways)
     for key in sent.numbers:
         if key.startswith("host/"):
             # A revoked host is no longer visible; whoever was told of it is told that, too, before it is dropped.

@@ -21,6 +21,7 @@ from agents.knowledge.placement import (
     PlacementFile,
     decode_placement,
     encode_placement,
+    is_place,
     usable_health,
     usable_instances,
     usable_presence,
@@ -263,7 +264,7 @@ def _checked_instances(
 ) -> tuple[Instance, ...] | None:
     """As `usable_instances`; what was checked before is not checked again: a change of one instance brings them all."""
     held = said.reported.get(host)
-    if held is None or host not in authority.hosts:
+    if held is None or not is_place(authority, host):
         return usable_instances(instances, host, authority)
     if instances == held:
         return held

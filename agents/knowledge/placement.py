@@ -12,6 +12,8 @@ from bridge.lines import plain
 from inventory.authority import AuthorityState, InstanceBody
 from inventory.endpoints import parse_target
 from inventory.errors import InputError
+from inventory.health import host_of
+from inventory.imports import gateway_of
 from inventory.model import Health, Instance, Presence
 from inventory.names import shown
 from inventory.snapshot import Snapshot
@@ -97,10 +99,17 @@ def _owners(authority: AuthorityState, service: str) -> str:
     return f"; it is owned by {', '.join(owners[:_OWNERS_NAMED])}" if owners else ""
 
 
+def is_place(authority: AuthorityState, name: str) -> bool:
+    """Whether there may be instances here: at a host that the operator signed, or at a gateway."""
+    gateway = gateway_of(name)
+    return name in authority.hosts if gateway is None else gateway in authority.gateways
+
+
 def why_unusable(instance: Instance) -> str | None:
     """Reported instances keep to the rules of signed ones: nobody else's listener or connect may trip over one."""
+    host = gateway_of(instance.host) or instance.host
     try:
-        InstanceBody(instance=instance)
+        InstanceBody(instance=msgspec.structs.replace(instance, host=host))
     except InputError as exc:
         return exc.what
     return None
@@ -109,8 +118,8 @@ def why_unusable(instance: Instance) -> str | None:
 def usable_instances(
     instances: tuple[Instance, ...], host: str, authority: AuthorityState
 ) -> tuple[Instance, ...] | None:
-    """Those that are the host's own and can be used; None when there are none, or no such host."""
-    if host not in authority.hosts:
+    """Those that are the host's own and can be used; None when there are none, or no such host or gateway."""
+    if not is_place(authority, host):
         return None
     return tuple(i for i in instances if i.host == host and why_unusable(i) is None) or None
 
@@ -134,9 +143,8 @@ def is_dialable(advertise: str) -> bool:
 
 
 def usable_health(health: Health | None, instance_id: str, authority: AuthorityState) -> Health | None:
-    """The health of an instance on a host that the operator signed, its reason printable and of one line."""
-    _, _, rest = instance_id.partition("/")
-    if health is None or rest.partition("/")[0] not in authority.hosts or len(instance_id) > _ID_MAX:
+    """The health of an instance at a place that the operator signed, its reason printable and of one line."""
+    if health is None or not is_place(authority, host_of(instance_id)) or len(instance_id) > _ID_MAX:
         return None
     reason = plain(health.reason)
     return health if reason == health.reason else msgspec.structs.replace(health, reason=reason)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import msgspec
 
 from inventory.health import HealthByHost
+from inventory.imports import gateway_of
 from inventory.model import Health, Instance, Presence
 from inventory.policy_document import PolicyLeaf, PolicySlice
 
@@ -86,6 +87,8 @@ def place_of(
 
 def _rank(name: str, view: View, host: str) -> tuple[int, bool, str]:
     """The least counts. Of gateways that hold a host alike, one that has its report goes before one that has not."""
+    if gateway_of(host) == name:
+        return 0, False, name  # what a gateway brings in is known to itself alone
     here = view.presence.get(host)
     if here is None:
         knowing = 3

@@ -12,6 +12,7 @@ from inventory.authority import (
     DomainBody,
     GatewayBody,
     HostBody,
+    ImportBody,
     InstanceBody,
     InviteBody,
     OperatorBody,
@@ -91,6 +92,13 @@ def describe(body: Body) -> str:
             drained = f", draining: {instance.draining}" if instance.draining is not None else ""
             where = f"service {instance.service} on {instance.host} at {instance.target}"
             return f"{where} removed" if body.removed else f"{where}, port {instance.port}{drained}"
+
+        case ImportBody():
+            wanted = body.imported
+            where = f"service {wanted.service} from {wanted.check} through gateway {wanted.gateway}"
+            port = f", port {wanted.port}" if wanted.port is not None else ""
+            loopback = ", loopback allowed" if wanted.allow_loopback else ""
+            return f"{where} removed" if body.removed else f"{where}{port}{loopback}"
 
 
 def _describe_host(body: HostBody) -> str:

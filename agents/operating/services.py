@@ -1,8 +1,8 @@
-"""I/O: what an operator does with services: place, drain, remove instances. Each is one signed change of the log."""
+"""I/O: what an operator does with services: place, drain, remove, import. Each is one signed change of the log."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -10,10 +10,12 @@ import msgspec
 from agents.checks.spec import parse_check
 from agents.estate import Operator
 from agents.operating.hosts import known_host
-from inventory.authority import AuthorityState, Body, InstanceBody
+from bridge import limits
+from inventory.authority import AuthorityState, Body, ImportBody, InstanceBody
 from inventory.endpoints import parse_endpoint
 from inventory.errors import AnswerIsNo, InputError
-from inventory.model import Instance
+from inventory.imports import place_of
+from inventory.model import Import, Instance
 from inventory.names import shown
 
 
@@ -35,13 +37,73 @@ class Which:
             and self.target in (None, instance.target)
         )
 
+    def matches_import(self, wanted: Import) -> bool:
+        """An import as a whole: its targets are Consul's affair."""
+        return (
+            wanted.service == self.service
+            and self.host in (None, place_of(wanted.gateway))
+            and self.target in (None, wanted.check)
+        )
+
 
 def known_instances(state: AuthorityState, which: Which) -> list[Instance]:
     """The instances that operators placed, by id. Raises AnswerIsNo when there is none."""
     found = [i for _, i in sorted(state.instances.items()) if which.matches(i)]
     if not found:
-        raise AnswerIsNo(f"there is no service {shown(str(which))[1:-1]}", hint="see `meshbridge service list`")
+        imported = any(map(which.matches_import, state.imports.values()))
+        what = "is imported from Consul: drain it there" if imported else "there is no service"
+        raise AnswerIsNo(
+            f"{which} {what}" if imported else f"{what} {shown(str(which))[1:-1]}", hint="see `meshbridge service list`"
+        )
     return found
+
+
+def known_service(state: AuthorityState, which: Which) -> tuple[list[Instance], list[Import]]:
+    """The instances that operators placed, and the imports, by id. Raises AnswerIsNo when there is none."""
+    imports = [wanted for _, wanted in sorted(state.imports.items()) if which.matches_import(wanted)]
+    placed = [i for _, i in sorted(state.instances.items()) if which.matches(i)]
+    return (placed, imports) if imports else (known_instances(state, which), [])
+
+
+async def import_service(operator: Operator, wanted: Import, via: Sequence[str]) -> list[Import]:
+    """Lets gateways bring in a service of Consul's, or changes how they do; the imports that are new.
+
+    Args:
+        wanted: with any gateway.
+        via: the gateways; none: every one that there is now.
+
+    Raises:
+        AnswerIsNo: there is no such gateway, or one has IMPORTS_MAX already.
+        InputError: the registry is not in Consul, or the service has another port.
+    """
+    if operator.config.consul is None:
+        hint = "see docs/consul.md: `meshbridge registry copy --to consul`"
+        raise InputError("this estate's registry is not in Consul, so its gateways ask none", hint=hint)
+    news: list[Import] = []
+
+    def decide(state: AuthorityState) -> list[Body]:
+        unknown = next((name for name in via if name not in state.gateways), None)
+        if unknown is not None:
+            raise AnswerIsNo(f"there is no gateway {unknown}", hint=f"there are {', '.join(sorted(state.gateways))}")
+        imports = [msgspec.structs.replace(wanted, gateway=name) for name in via or sorted(state.gateways)]
+        for one in imports:
+            _check_import(state, one)
+        news[:] = [one for one in imports if state.imports.get(one.id) != one]
+        return [ImportBody(imported=one) for one in news]
+
+    await operator.append(decide, message=f"service import {wanted.source} as {wanted.service}")
+    return news
+
+
+def _check_import(state: AuthorityState, wanted: Import) -> None:
+    mine = [i for i, one in state.imports.items() if one.gateway == wanted.gateway and i != wanted.id]
+    if len(mine) >= limits.IMPORTS_MAX:
+        hint = "remove one, or name another gateway with --via"
+        raise AnswerIsNo(f"gateway {wanted.gateway} has {len(mine)} imports, which is the most of one", hint=hint)
+    other = next((i for i in state.instances.values() if i.service == wanted.service), None)
+    if other is not None and other.port != wanted.port:
+        what = f"service {wanted.service} has port {other.port} (on {other.host})"
+        raise InputError(what, where="--port", hint=f"give --port {other.port}, or another name with --as")
 
 
 async def add_service(operator: Operator, instance: Instance) -> bool:
@@ -66,6 +128,10 @@ async def add_service(operator: Operator, instance: Instance) -> bool:
 
 def _check_port(state: AuthorityState, instance: Instance) -> None:
     """One service has one port everywhere: applications connect to a name and a port."""
+    imported = next((w for w in state.imports.values() if w.service == instance.service and w.port is not None), None)
+    if imported is not None and imported.port != instance.port:
+        what = f"service {instance.service} is imported at port {imported.port} (through gateway {imported.gateway})"
+        raise InputError(what, where="--port", hint=f"give --port {imported.port}")
     others = (i for i in state.instances.values() if i.service == instance.service and i.id != instance.id)
     other = next((i for i in others if i.port != instance.port), None)
     if other is not None:
@@ -99,14 +165,18 @@ async def resume_service(operator: Operator, which: Which) -> list[Instance]:
     )
 
 
-async def remove_service(operator: Operator, which: Which) -> list[Instance]:
-    """Takes these instances out of the estate; them. Raises AnswerIsNo."""
-    return await _each(
-        operator,
-        which,
-        change=lambda instance: InstanceBody(instance=instance, removed=True),
-        message=f"service remove {which}",
-    )
+async def remove_service(operator: Operator, which: Which) -> tuple[list[Instance], list[Import]]:
+    """Takes these instances and imports out of the estate; them. Raises AnswerIsNo."""
+    touched: tuple[list[Instance], list[Import]] = ([], [])
+
+    def decide(state: AuthorityState) -> list[Body]:
+        instances, imports = known_service(state, which)
+        touched[0][:], touched[1][:] = instances, imports
+        gone: list[Body] = [InstanceBody(instance=instance, removed=True) for instance in instances]
+        return [*gone, *(ImportBody(imported=wanted, removed=True) for wanted in imports)]
+
+    await operator.append(decide, message=f"service remove {which}")
+    return touched
 
 
 async def _each(operator: Operator, which: Which, *, change: Change, message: str) -> list[Instance]:
@@ -115,7 +185,7 @@ async def _each(operator: Operator, which: Which, *, change: Change, message: st
     def decide(state: AuthorityState) -> list[Body]:
         touched[:] = known_instances(state, which)
         bodies = [change(instance) for instance in touched]
-        return [b for b, before in zip(bodies, touched, strict=True) if b.removed or b.instance != before]
+        return [b for b, before in zip(bodies, touched, strict=True) if b.instance != before]
 
     await operator.append(decide, message=message)
     return touched

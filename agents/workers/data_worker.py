@@ -49,6 +49,7 @@ from bridge.tunnels.frames import Open, Reason, encode_open
 from bridge.tunnels.session import Stream
 from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, MeshError, Unavailable
+from inventory.imports import place_of
 from inventory.model import Instance
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
@@ -70,6 +71,8 @@ class DataWorker:
         self.name = begin.name
         self.role = begin.role
         self.site = begin.site
+        self._place = place_of(begin.name) if begin.role == "gateway" else begin.name
+        """The `host` of our own instances. A host may have the name of a gateway, and is somebody else (C07)."""
         self.trust_domain = begin.trust_domain
         self._shutting_down: str | None = None
         self._retired = False
@@ -284,19 +287,19 @@ class DataWorker:
     def _know(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.streams.know(snapshot)
-        offers = snapshot.offers(self.name)
+        offers = snapshot.offers(self._place)
         if offers is not self._offers:  # a thousand targets are not read again because somebody else came or went
             self._offers = offers
             self._own = {(i.service, i.target): i for i in offers}
             self.targets.know(target for _, target in self._own)
-        host = snapshot.host(self.name)
+        host = snapshot.host(self._place)
         if host is not None:
             self.site = host.site
 
     @property
     def draining(self) -> str | None:
         """Why there are no new streams: this process ends, or the operator drains the host."""
-        host = self.snapshot.host(self.name)
+        host = self.snapshot.host(self._place)
         return self._shutting_down or (host.draining if host is not None else None)
 
     def own_instance(self, service: str, target: str) -> Instance | None:

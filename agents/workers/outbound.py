@@ -34,6 +34,7 @@ from bridge.routing.choose import Candidate, choose
 from bridge.routing.ejection import Ejections
 from bridge.tunnels.frames import Code, Open, Reason, encode_open
 from inventory.errors import AnswerIsNo, MeshError, Unavailable
+from inventory.imports import gateway_of
 from inventory.model import Instance
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
@@ -185,7 +186,20 @@ class Outbound:
     def _warm(self, instance: Instance | None) -> Tunnel | None:
         if instance is None or instance.host == self._owner.name:
             return None
+        gateway = gateway_of(instance.host)
+        if gateway is not None:
+            return self._pool.usable(SpiffeId(self._owner.trust_domain, "gateway", gateway))
         return self._pool.usable(SpiffeId(self._owner.trust_domain, "host", instance.host))
+
+    async def _dial(self, instance: Instance) -> Tunnel:
+        """A tunnel to who serves the instance: a host, or the gateway that brings it in. Raises Unavailable."""
+        name = gateway_of(instance.host)
+        if name is None:
+            return await self._pool.host(instance.host)
+        gateway = self._owner.snapshot.authority.gateways.get(name)
+        if gateway is None:
+            raise Unavailable(f"gateway {name} is not known here")
+        return await self._pool.gateway(name, gateway.address)
 
     def _open(self, local: LocalSocket, flow: LiveFlow, instance: Instance, tunnel: Tunnel) -> None:
         flow.tries += 1
@@ -229,7 +243,7 @@ class Outbound:
                 if instance.host == self._owner.name:
                     await self._here(local, flow, instance)
                 else:
-                    tunnel = self._warm(instance) or await self._pool.host(instance.host)
+                    tunnel = self._warm(instance) or await self._dial(instance)
                     if not local.ended:
                         if not tunnel.is_usable:
                             raise Unavailable(f"the tunnel to {instance.host} ended at once")

@@ -14,15 +14,19 @@ import msgspec
 from inventory.authority.keys import parse_public_key
 from inventory.endpoints import parse_endpoint, parse_target
 from inventory.errors import InputError
-from inventory.model import Gateway, Host, Instance
+from inventory.imports import import_key
+from inventory.model import Gateway, Host, Import, Instance
 from inventory.names import parse_domain, parse_gateway, parse_host, parse_service, parse_site, parse_spiffe_id, shown
 from inventory.policy_rules import Rule, parse_label_pair
 
 MESSAGE_MAX = 1000
 TEXT_MAX = 253
 LABELS_MAX = 64
+TAGS_MAX = 16
 
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_CONSUL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", re.ASCII)
+_TAG = re.compile(r"[\x21-\x7e]{1,253}", re.ASCII)
 _INVITE_ID = re.compile(r"[0-9a-z][0-9a-z-]{3,63}", re.ASCII)
 
 
@@ -186,7 +190,39 @@ class InstanceBody(_Body, frozen=True, tag="service"):
         _check_text(instance.draining or "", "drain reason")
 
 
-Body = DomainBody | OperatorBody | GatewayBody | HostBody | InviteBody | PolicyBody | RevokeBody | InstanceBody
+class ImportBody(_Body, frozen=True, tag="import"):
+    """A gateway may bring in a service that others registered in Consul."""
+
+    imported: Import
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        imported = self.imported
+        _same(imported.service, parse_service(imported.service), "service name")
+        _same(imported.gateway, parse_gateway(imported.gateway), "gateway name")
+        if not _CONSUL_NAME.fullmatch(imported.source):
+            raise InputError(f"{shown(imported.source)} is not the name of a service in Consul")
+        wrong = next((tag for tag in imported.tags if not _TAG.fullmatch(tag)), None)
+        if wrong is not None:
+            raise InputError(f"{shown(wrong)} is not a tag", hint="1 to 253 letters, digits and signs, without spaces")
+        if len(imported.tags) > TAGS_MAX:
+            raise InputError(f"{len(imported.tags)} tags, at most {TAGS_MAX} are allowed")
+        if imported.port is not None and not 1 <= imported.port <= 65535:
+            raise InputError(f"{imported.port} is not a port", hint="give a number from 1 to 65535")
+        _check_labels(imported.labels)
+
+
+Body = (
+    DomainBody
+    | OperatorBody
+    | GatewayBody
+    | HostBody
+    | InviteBody
+    | PolicyBody
+    | RevokeBody
+    | InstanceBody
+    | ImportBody
+)
 
 
 def entry_key(body: Body) -> str:
@@ -209,3 +245,5 @@ def entry_key(body: Body) -> str:
             return f"revoke/{spiffe.role}/{spiffe.name}"
         case InstanceBody():
             return f"service/{body.instance.id}"
+        case ImportBody():
+            return import_key(body.imported.service, body.imported.gateway)

@@ -13,6 +13,7 @@ from inventory.authority.entries import (
     DomainBody,
     GatewayBody,
     HostBody,
+    ImportBody,
     InstanceBody,
     InviteBody,
     OperatorBody,
@@ -20,7 +21,7 @@ from inventory.authority.entries import (
     RevokeBody,
     VerifiedEntry,
 )
-from inventory.model import Gateway, Host, Instance
+from inventory.model import Gateway, Host, Import, Instance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +45,8 @@ class AuthorityState:
     hosts: Mapping[str, Host] = field(default_factory=dict)
     instances: Mapping[str, Instance] = field(default_factory=dict)
     """By Instance.id."""
+    imports: Mapping[str, Import] = field(default_factory=dict)
+    """By Import.id."""
     invites: Mapping[str, InviteBody] = field(default_factory=dict)
     """By id, expired and spent ones too."""
     revocations: Mapping[str, RevokeBody] = field(default_factory=dict)
@@ -86,6 +89,7 @@ class Draft:
         self.gateways = dict(base.gateways)
         self.hosts = dict(base.hosts)
         self.instances = dict(base.instances)
+        self.imports = dict(base.imports)
         self.invites = dict(base.invites)
         self.revocations = dict(base.revocations)
         self.revoked_identities = dict(base.revoked_identities)
@@ -115,6 +119,8 @@ class Draft:
                 _put_or_drop(self.hosts, body.host.name, body.host, body.removed)
             case InstanceBody() as body:
                 _put_or_drop(self.instances, body.instance.id, body.instance, body.removed)
+            case ImportBody() as body:
+                _put_or_drop(self.imports, body.imported.id, body.imported, body.removed)
             case InviteBody() as body:
                 self.invites[body.id] = body
             case PolicyBody() as body:
@@ -137,6 +143,7 @@ class Draft:
             gateways=self.gateways,
             hosts=self.hosts,
             instances=self.instances,
+            imports=self.imports,
             invites=self.invites,
             revocations=self.revocations,
             revoked_identities=self.revoked_identities,

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from agents.control.audience import Audience, Hearer
 from agents.control.publisher import EstateView, Sent, update_for
+from inventory.imports import place_of
 from inventory.model import Host
 from inventory.snapshot import Snapshot, Touched
 from inventory.visibility import visible
@@ -48,7 +49,8 @@ class Hosts:
 
     def check_sight(self, name: str) -> None:
         snapshot = self.audience.view.snapshot
-        seen = {host for host in snapshot.authority.hosts if self.audience.sees(self.hearers[name], host)}
+        places = {place_of(one.gateway) for one in snapshot.authority.imports.values()}
+        seen = {host for host in {*snapshot.authority.hosts, *places} if self.audience.sees(self.hearers[name], host)}
         assert seen == visible(snapshot, name).hosts
 
     def follow(self, view: EstateView, touched: Touched | None, rng: random.Random) -> None:

@@ -21,7 +21,9 @@ from bridge.policy.decide import Permit, Subject, decide
 from inventory.authority import (
     AuthorityState,
     Body,
+    GatewayBody,
     HostBody,
+    ImportBody,
     InstanceBody,
     RevokeBody,
     SignedEntry,
@@ -31,7 +33,9 @@ from inventory.authority import (
 )
 from inventory.authority.entries import Entry
 from inventory.health import HealthByHost
-from inventory.model import Health, Host, Instance, Presence
+from inventory.imports import instance_of, place_of
+from inventory.model import Gateway as GatewayEntry
+from inventory.model import Health, Host, Import, Instance, Presence
 from inventory.policy_document import PolicyDocument, PolicySlicer, build, verify_document
 from inventory.snapshot import Snapshot, Touched
 from inventory.visibility import Visible, visible
@@ -42,7 +46,29 @@ STEPS = 4
 
 
 def any_snapshot(rng: random.Random) -> Snapshot:
-    return random_snapshot(rng) if rng.random() < 0.5 else crowded_snapshot(rng)
+    made = random_snapshot(rng) if rng.random() < 0.5 else crowded_snapshot(rng)
+    return with_imports(made, rng) if rng.random() < 0.5 else made
+
+
+def with_imports(made: Snapshot, rng: random.Random) -> Snapshot:
+    """Two gateways that bring in services, some of which hosts serve as well; and say more than they may."""
+    wanted = [
+        Import(
+            service=rng.choice(["a", "ab", "db", "x", "y"]),
+            gateway=rng.choice(["gw1", "gw2"]),
+            source=rng.choice(["web", "api"]),
+            labels=rng.choice([{}, {"k": "p"}, {"k": "a"}]),
+            port=rng.choice([None, 80]),
+        )
+        for _ in range(rng.randrange(1, 4))
+    ]
+    found = [instance_of(one, f"10.0.0.{rng.randrange(1, 4)}:80", port=80) for one in wanted for _ in range(2)]
+    distinct = [i for _, i in sorted({i.id: i for i in found}.items())]
+    reported = {place: tuple(i for i in distinct if i.host == place) for place in {i.host for i in found}}
+    kept = {one.id: one for one in wanted if rng.random() < 0.9}
+    gateways = {name: GatewayEntry(name=name, address="10.0.0.1:1") for name in {one.gateway for one in wanted}}
+    authority = dataclasses.replace(made.authority, imports=kept, gateways=gateways)
+    return made.evolved(authority=authority, reported={**made.reported, **reported})
 
 
 def crowded_snapshot(rng: random.Random) -> Snapshot:
@@ -98,6 +124,11 @@ class Gateway:
         instances = {i.id: canonical_instance(i) for i in goal.authority.instances.values()}
         bodies += [InstanceBody(instance=i) for i in instances.values() if state.instances.get(i.id) != i]
         bodies += [InstanceBody(instance=i, removed=True) for i in state.instances.values() if i.id not in instances]
+        gateways = goal.authority.gateways.values()
+        bodies += [GatewayBody(gateway=g) for g in gateways if state.gateways.get(g.name) != g]
+        imports = goal.authority.imports
+        bodies += [ImportBody(imported=one) for one in imports.values() if state.imports.get(one.id) != one]
+        bodies += [ImportBody(imported=one, removed=True) for i, one in state.imports.items() if i not in imports]
         bodies += self._revocations(goal)
         self._rng.shuffle(bodies)
         if new_policy is None:
@@ -142,6 +173,8 @@ class Gateway:
         bodies += [InstanceBody(instance=i) for i in state.instances.values()]
         again = [i for mine in self.snapshot.reported.values() for i in mine if i.host in state.hosts]
         bodies += [InstanceBody(instance=i) for i in again]
+        bodies += [ImportBody(imported=one) for one in state.imports.values()]
+        bodies += [ImportBody(imported=one, removed=True) for one in state.imports.values()]
         bodies += [
             msgspec.structs.replace(body, reason=f"{len(self.chain.log)}") for body in state.revocations.values()
         ]
@@ -154,7 +187,8 @@ class Gateway:
     def nudge(self) -> None:
         """One host says something else."""
         rng, now = self._rng, self.snapshot
-        host = rng.choice(sorted(now.authority.hosts))
+        imports = sorted(now.authority.imports.items())
+        host = rng.choice([*sorted(now.authority.hosts), *(place_of(one.gateway) for _, one in imports)])
         mine = list(now.reported.get(host, ()))
         changes: dict[str, object] = {}
         match rng.randrange(4):
@@ -167,6 +201,11 @@ class Gateway:
             case 2 if mine:
                 mine.remove(rng.choice(mine))
                 changes["reported"] = {**now.reported, host: tuple(mine)}
+            case _ if host not in now.authority.hosts:
+                wanted = rng.choice([one for _, one in imports if place_of(one.gateway) == host])
+                new = instance_of(wanted, f"10.0.0.{rng.randrange(1, 4)}:80", port=rng.choice([80, 81]))
+                there = sorted((*(i for i in mine if i.id != new.id), new), key=lambda i: i.id)
+                changes["reported"] = {**now.reported, host: tuple(there)}
             case _:
                 entry = now.authority.hosts[host]
                 service = rng.choice([*entry.serves, "x"])
@@ -215,6 +254,9 @@ class Listener:
             elif kind == "service":
                 service, host, _ = name.split("/")
                 assert (service in seen.services and host in hosts) or key in self.heard, key
+            elif kind == "import":
+                service, through = name.split("/")
+                assert (service in seen.services and place_of(through) in hosts) or key in self.heard, key
             elif kind == "revoke":
                 host = name.removeprefix("host/")
                 assert host in hosts or f"host/{host}" in self.heard, key

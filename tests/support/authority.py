@@ -14,6 +14,7 @@ from inventory.authority import (
     Entry,
     GatewayBody,
     HostBody,
+    ImportBody,
     InstanceBody,
     InviteBody,
     OperatorBody,
@@ -26,7 +27,7 @@ from inventory.authority import (
     verify_log,
 )
 from inventory.authority.entries import ENTRY_CONTEXT, NO_PREVIOUS, payload_hash
-from inventory.model import Gateway, Host, Instance
+from inventory.model import Gateway, Host, Import, Instance
 
 NOW = 1_800_000_000
 TRUST_DOMAIN = "t.internal"
@@ -66,6 +67,13 @@ def instance(service: str = "web", on: str = "vm1", *, port: int = 8080, removed
     return InstanceBody(
         instance=Instance(service=service, host=on, target="127.0.0.1:9000", port=port), removed=removed
     )
+
+
+def imported(
+    service: str = "web", through: str = "gw1", *, source: str = "web", removed: bool = False, **fields: object
+) -> ImportBody:
+    wanted = Import(service=service, gateway=through, source=source, **fields)  # type: ignore[arg-type]
+    return ImportBody(imported=wanted, removed=removed)
 
 
 def invite(

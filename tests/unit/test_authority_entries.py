@@ -44,6 +44,7 @@ BODIES: list[tuple[Body, str]] = [
     (say.policy(), "policy"),
     (say.revoke("vm1", "k"), "revoke/host/vm1"),
     (say.instance("web", "vm1"), "service/web/vm1/127.0.0.1:9000"),
+    (say.imported("web", "gw1", source="Web_1", tags=("a", "urlprefix-/x"), port=80), "import/web/gw1"),
 ]
 
 

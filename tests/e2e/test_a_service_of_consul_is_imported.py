@@ -1,0 +1,176 @@
+"""I/O: a service that others registered in Consul is reached through the gateway, by its name and under policy.
+
+vm2 ── gateway ── backends that nobody but Consul knows        Consul: real, its catalog written as Nomad would write it
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.consul_catalog import Catalog
+from tests.support.consul_server import ConsulServer, new_consul, options
+from tests.support.estate import OPERATOR, Estate, allow
+from tests.support.pair import CLIENT, join, locate, status, wait_connected
+from tests.support.town import Town
+from tests.support.traffic import Backend, ask, eventually, hold, is_alive, is_refused, session
+
+
+@pytest.fixture
+def own_consul(consul_program: Path, estate: Estate) -> Iterator[ConsulServer]:
+    """One that this test may stop."""
+    with new_consul(estate.path, estate) as server:
+        yield server
+
+
+@pytest.fixture
+def town(estate: Estate, own_consul: ConsulServer) -> Town:
+    """A gateway and one host, and nothing that they serve."""
+    estate.init("--registry", "consul", *options(own_consul.place()))
+    estate.start_gateway()
+    join(estate, CLIENT)
+    estate.start_agent(CLIENT)
+    wait_connected(estate, CLIENT)
+    return Town(estate)
+
+
+def bring_in(town: Town, name: str, *args: str) -> None:
+    town.ok(OPERATOR, "service", "import", name, "--allow-loopback", *args)
+
+
+def answering(estate: Estate, service: str, count: int) -> set[str]:
+    """Who answers, once so many different ones have."""
+    place = locate(estate, CLIENT, service)
+    seen: set[str] = set()
+
+    def enough() -> bool:
+        seen.add(ask(*place))
+        return len(seen) == count
+
+    eventually(enough, what=f"{count} instances of {service}")
+    return seen
+
+
+def passing(estate: Estate, service: str) -> int:
+    rows = [row for row in status(estate, CLIENT).get("services", ()) if row["name"] == service]
+    return int(rows[0]["passing"]) if rows else 0
+
+
+def import_row(estate: Estate, service: str) -> dict[str, object]:
+    return next(row for row in status(estate, OPERATOR)["imports"] if row["service"] == service)
+
+
+def test_what_consul_lists_is_reached_balanced_and_followed(
+    estate: Estate, town: Town, own_consul: ConsulServer
+) -> None:
+    catalog = Catalog(own_consul)
+    with contextlib.ExitStack() as stack:
+        pods = [stack.enter_context(Backend(f"pod-{number}")) for number in range(3)]
+        for pod in pods:
+            catalog.register("Checkout_v2", pod.target)
+        catalog.register("Checkout_v2", "127.0.0.1:9", status="critical")
+        bring_in(town, "Checkout_v2", "--as", "shop", "--port", "8080")
+        place = locate_denied(estate, town)
+        assert is_refused(*place), "no rule allows it"
+        assert town.flow(CLIENT, "shop", "refused")["reason"].startswith("no rule allows")
+
+        town.policy(allow(f"host:{CLIENT}", "shop"))
+        assert locate(estate, CLIENT, "shop")[1] == 8080
+        assert answering(estate, "shop", 3) == {"pod-0", "pod-1", "pod-2"}
+        assert town.ok(CLIENT, "resolve", "shop").split()[0].startswith("127.")
+        record = town.flow(CLIENT, "shop", "ok")
+        assert record["instance"].startswith("shop/gateway:gw1/127.0.0.1:")
+        both_ends = {"gw1", CLIENT}
+        eventually(
+            lambda: both_ends == {flow["host"] for flow in town.flows(OPERATOR, "shop") if flow["result"] == "ok"}
+        )
+
+        catalog.deregister("Checkout_v2", pods[0].target)
+        eventually(lambda: passing(estate, "shop") == 2, what="one is gone")
+        answering(estate, "shop", 2)
+        listed = json.loads(town.ok(OPERATOR, "-o", "json", "service", "show", "shop"))
+        assert [(row["id"], row["source"], row["port"]) for row in listed] == [("shop/gw1", "Checkout_v2", 8080)]
+        assert "consul:Checkout_v2" in town.ok(OPERATOR, "service", "list")
+        assert import_row(estate, "shop")["instances"] == 2
+
+        town.ok(OPERATOR, "service", "remove", "shop")
+        eventually(lambda: not town.knows(CLIENT, "shop"), what="the name is gone")
+        assert town.command(OPERATOR, "service", "show", "shop")[0] == 1
+
+
+def locate_denied(estate: Estate, town: Town) -> tuple[str, int]:
+    """Where the service is while only a rule that is over lets the host see it."""
+    seen = "until = 2020-01-01\n"
+    town.policy(allow(f"host:{CLIENT}", "shop") + seen)
+    return locate(estate, CLIENT, "shop")
+
+
+def test_tags_ports_and_where_an_instance_may_be(estate: Estate, town: Town, own_consul: ConsulServer) -> None:
+    catalog = Catalog(own_consul)
+    with Backend("v1") as old, Backend("v2") as new:
+        catalog.register("api", old.target, tags=["v1", "eu"])
+        catalog.register("api", new.target, tags=["v2", "eu"])
+        catalog.register("meta", "169.254.169.254:80")
+        catalog.register("near", new.target)
+        town.policy(allow("host:*", "*"))
+        bring_in(town, "api", "--tag", "v2", "--tag", "eu")
+        town.ok(OPERATOR, "service", "import", "meta", "--allow-loopback")
+        town.ok(OPERATOR, "service", "import", "near")
+        assert answering(estate, "api", 1) == {"v2"}
+        assert locate(estate, CLIENT, "api")[1] == new.port, "its instances' own port"
+        eventually(lambda: "cannot be a target" in str(import_row(estate, "meta")["problem"]), what="C38")
+        eventually(lambda: "the gateway itself" in str(import_row(estate, "near")["problem"]), what="C38")
+        assert import_row(estate, "meta")["instances"] == import_row(estate, "near")["instances"] == 0
+        assert "import" in town.warnings(OPERATOR)
+        assert not town.knows(CLIENT, "meta") and not town.knows(CLIENT, "near")
+
+        bring_in(town, "near")  # the same again, with what was missing
+        assert answering(estate, "near", 1) == {"v2"}
+
+
+def test_entries_of_our_own_do_not_come_back(estate: Estate, town: Town, own_consul: ConsulServer) -> None:
+    catalog = Catalog(own_consul)
+    with Backend("theirs") as theirs, Backend("ours") as ours:
+        catalog.register("web", theirs.target)
+        catalog.register("web", ours.target, meta={"meshbridge-domain": "t.internal", "meshbridge-estate": "x"})
+        town.policy(allow("host:*", "web"))
+        bring_in(town, "web")
+        assert answering(estate, "web", 1) == {"theirs"}
+        assert "of this very estate" in str(import_row(estate, "web")["problem"])
+
+
+def test_f52_without_consul_the_last_answer_stays(estate: Estate, town: Town, own_consul: ConsulServer) -> None:
+    catalog = Catalog(own_consul)
+    with Backend("one") as one, Backend("held", hold) as held, Backend("two") as two:
+        catalog.register("web", one.target)
+        catalog.register("held", held.target)
+        town.policy(allow("host:*", "*"))
+        bring_in(town, "web", "--port", "80")
+        bring_in(town, "held")
+        answering(estate, "web", 1)
+        with session(*locate(estate, CLIENT, "held")) as sock:
+            own_consul.stop()
+            eventually(lambda: "cannot be reached" in str(import_row(estate, "web")["problem"]), what="it is said")
+            assert is_alive(sock)
+            assert answering(estate, "web", 1) == {"one"}
+            own_consul.start()
+            catalog.register("web", two.target)
+            assert answering(estate, "web", 2) == {"one", "two"}
+
+            catalog.deregister("held", held.target)
+            eventually(lambda: not passing(estate, "held"), what="none is left")
+            assert town.knows(CLIENT, "held"), "the name goes on resolving"
+            assert is_alive(sock), "a stream that was open goes on"
+            catalog.register("held", held.target)
+            eventually(lambda: passing(estate, "held") == 1, what="it is back")
+            with session(*locate(estate, CLIENT, "held")):
+                assert is_alive(sock)
+        own_consul.stop()
+        estate.kill9(OPERATOR)
+        estate.start_gateway()
+        wait_connected(estate, CLIENT)
+        assert answering(estate, "web", 2) == {"one", "two"}
