@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 import trio
 
@@ -19,9 +20,10 @@ from inventory.snapshot import Snapshot
 
 
 class GatewayLinks:
-    """Owner of the links. `snapshot` gives what is known now: gateways change while links live."""
+    """Owner of the links of the host `name`. `snapshot` gives what is known now: gateways change while links live."""
 
-    def __init__(self, owner: LinkOwner, workers: DataWorkers, snapshot: Callable[[], Snapshot]) -> None:
+    def __init__(self, name: str, owner: LinkOwner, workers: DataWorkers, snapshot: Callable[[], Snapshot]) -> None:
+        self._name = name
         self._owner = owner
         self._workers = workers
         self._snapshot = snapshot
@@ -84,26 +86,54 @@ class GatewayLinks:
         if link is not None:
             link.flowed(records)
 
-    async def find_path(self, peer: str) -> m.PathFound | m.PathFailed:
-        """Ask the gateways that hold the peer first; the first ticket wins."""
-        presence = self._snapshot().presence.get(peer)
-        near = presence.gateways if presence is not None else ()
+    async def find_path(self, peer: str, avoid: Collection[str] = ()) -> m.PathFound | m.PathFailed:
+        """Ask the gateways that hold the peer first, of those the ones at our own site; the first ticket wins.
+
+        Args:
+            avoid: gateways through which it was tried already.
+        """
         if not self.is_any_connected:
             with trio.move_on_after(limits.LINK_PATIENCE):
-                for link in self:
-                    await link.attempt_over()
-        links = [link for link in self if link.connected and not link.draining]
-        reasons = []
-        for link in sorted(links, key=lambda link: link.gateway not in near):
-            gateway = self._gateways.get(link.gateway)
-            if gateway is None:
-                continue
-            try:
-                ticket = await link.path(peer)
-                return m.PathFound(peer=peer, gateway=link.gateway, address=gateway.address, ticket=ticket)
-            except MeshError as exc:
-                reasons.append(exc.what)
-        return m.PathFailed(peer=peer, reason="; ".join(reasons) or "no gateway is connected")
+                await self._any_connected()
+        links = [link for link in self if link.connected and not link.draining and link.gateway not in avoid]
+        random.shuffle(links)  # where they are alike, paths are spread over them
+        links.sort(key=lambda link: self._distance(link.gateway, peer))
+        tickets = _Tickets()
+        async with trio.open_nursery() as nursery:
+            for link in links:
+                done = trio.Event()
+                nursery.start_soon(tickets.ask, link, peer, done, nursery.cancel_scope)
+                with trio.move_on_after(limits.PATH_HEDGE):
+                    await done.wait()
+        if tickets.won is None:
+            return m.PathFailed(peer=peer, reason="; ".join(tickets.reasons) or "no gateway is connected")
+        gateway, ticket = tickets.won
+        known = self._gateways.get(gateway)
+        if known is None:
+            return m.PathFailed(peer=peer, reason=f"gateway {gateway} was removed")
+        is_only = len(links) == 1
+        return m.PathFound(peer=peer, gateway=gateway, address=known.address, ticket=ticket, is_only=is_only)
+
+    async def _any_connected(self) -> None:
+        """Until a link is up, or every attempt that is under way has failed."""
+
+        async def wait(link: GatewayLink) -> None:
+            await link.attempt_over()
+            if link.connected:
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            for link in self:
+                nursery.start_soon(wait, link)
+
+    def _distance(self, gateway: str, peer: str) -> tuple[bool, bool]:
+        snapshot = self._snapshot()
+        presence, known, me = snapshot.presence.get(peer), self._gateways.get(gateway), snapshot.host(self._name)
+        site = me.site if me is not None else None
+        return (
+            presence is None or gateway not in presence.gateways,
+            site is not None and (known is None or known.site != site),
+        )
 
     async def renew(self, csr: bytes) -> str:
         """A new certificate chain from whichever gateway gives one. Raises Unavailable with every reason."""
@@ -114,3 +144,22 @@ class GatewayLinks:
             except MeshError as exc:
                 reasons.append(exc.what)
         raise Unavailable("; ".join(reasons) or "no gateway is known")
+
+
+class _Tickets:
+    """What gateways answered to one question, asked of one after the other."""
+
+    def __init__(self) -> None:
+        self.won: tuple[str, str] | None = None
+        """Gateway and ticket."""
+        self.reasons: list[str] = []
+
+    async def ask(self, link: GatewayLink, peer: str, done: trio.Event, others: trio.CancelScope) -> None:
+        try:
+            ticket = await link.path(peer)
+        except MeshError as exc:
+            self.reasons.append(exc.what)
+        else:
+            self.won = self.won or (link.gateway, ticket)
+            others.cancel()
+        done.set()

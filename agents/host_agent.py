@@ -91,7 +91,7 @@ class HostAgent(Node):
         self._changed = Latest()
         self._save = Latest()
         self._alarms: dict[str, str] = {}
-        self._links = GatewayLinks(self, self.workers, lambda: self.snapshot)
+        self._links = GatewayLinks(config.name, self, self.workers, lambda: self.snapshot)
         self._adoptions = Adoptions(self.workers)
         self._services = LocalServices(home, config.name, self._links.report_changed)
 
@@ -311,7 +311,7 @@ class HostAgent(Node):
     ) -> None:
         match message:
             case m.PathNeeded():
-                self._nursery.start_soon(self._find_path, worker, message.peer)
+                self._nursery.start_soon(self._find_path, worker, message.peer, message.avoid)
             case m.GatewayLeaves():
                 self._links.move(message.gateway, within=limits.CONTROL_MOVE_SPREAD)
             case m.ControlEnded():
@@ -324,9 +324,9 @@ class HostAgent(Node):
                 for sock in socks:
                     sock.close()
 
-    async def _find_path(self, worker: DataWorkerProcess, peer: str) -> None:
+    async def _find_path(self, worker: DataWorkerProcess, peer: str, avoid: tuple[str, ...]) -> None:
         try:
-            answer: m.PathFound | m.PathFailed = await self._links.find_path(peer)
+            answer: m.PathFound | m.PathFailed = await self._links.find_path(peer, avoid)
         except BaseException as exc:  # whoever waits for the path is to hear of it, and nothing else to notice
             if must_pass(exc):
                 raise

@@ -160,6 +160,11 @@ SPLICE_CHUNK = 256 * KIB
 """Bytes moved by one splice(2) call; the pipe between two sockets is made this large where the kernel allows."""
 SPLICES_MAX = 4000
 PATH_TIMEOUT = 8.0
+PATH_HEDGE = 0.5
+"""A gateway that does not answer a host's question for a path is not waited for: the next one is asked as well."""
+PATH_PATIENCE = 3.0
+"""A tunnel through one of several gateways that is not up by then is tried through the next one. Over a link of 64
+kbit/s a handshake takes 1 s."""
 PATHS_ASKED_MAX = 256
 """Offered paths that wait for one host, and dials back to gateways that one host has under way."""
 

@@ -410,17 +410,17 @@ class DataWorker:
 
     # --- paths and control ----------------------------------------------------------------------------------------
 
-    async def find_path(self, host: str) -> GatewayPath:
+    async def find_path(self, host: str, avoid: tuple[str, ...]) -> GatewayPath:
         """Ask for a way through a gateway. Raises Unavailable."""
         send, receive = trio.open_memory_channel[m.PathFound | m.PathFailed](1)
         waiting = self._paths.setdefault(host, [])
         waiting.append(send)
         try:
-            await self._channel.send(m.PathNeeded(peer=host))
+            await self._channel.send(m.PathNeeded(peer=host, avoid=avoid))
             with trio.move_on_after(limits.PATH_TIMEOUT):
                 answer = await receive.receive()
                 if isinstance(answer, m.PathFound):
-                    return GatewayPath(answer.gateway, answer.address, answer.ticket)
+                    return GatewayPath(answer.gateway, answer.address, answer.ticket, answer.is_only)
                 raise Unavailable(answer.reason)
             raise Unavailable(f"no path was offered within {limits.PATH_TIMEOUT:.0f} s")
         finally:

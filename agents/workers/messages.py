@@ -109,6 +109,8 @@ class PathFound(Message, frozen=True, kw_only=True, tag="path-found"):
     gateway: str
     address: str
     ticket: str
+    is_only: bool = True
+    """There is no other gateway that could be tried in its place."""
 
 
 class PathFailed(Message, frozen=True, kw_only=True, tag="path-failed"):
@@ -172,6 +174,8 @@ class Started(Message, frozen=True, kw_only=True, tag="started"):
 
 class PathNeeded(Message, frozen=True, kw_only=True, tag="path-needed"):
     peer: str
+    avoid: tuple[str, ...] = ()
+    """Gateways through which it was tried already."""
 
 
 class Guest(Message, frozen=True, kw_only=True, tag="guest"):

@@ -51,7 +51,8 @@ class PoolOwner(Protocol):
 
     def advertised(self, host: str) -> str | None: ...
     def notice(self, event: str, text: str) -> None: ...
-    async def find_path(self, host: str) -> Path: ...
+    async def find_path(self, host: str, avoid: tuple[str, ...]) -> Path:
+        """A way through a gateway that is none of `avoid`. Raises Unavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +62,8 @@ class Path:
     gateway: str
     address: str
     ticket: str
+    is_only: bool = True
+    """No other gateway could be tried in its place."""
 
 
 @dataclass(slots=True)
@@ -189,12 +192,30 @@ class TunnelPool:
                 raise  # it is there and one of us must not talk to the other: no other way will change that
             except (PeerError, InputError) as exc:
                 reasons.append(f"directly at {address}: {exc.what}")
-        try:
-            path = await self._owner.find_path(name)
-            return await self._dial(path.address, peer, path)
-        except (PeerError, Unavailable) as exc:
-            reasons.append(f"through a gateway: {exc.what}")
+        tried: tuple[str, ...] = ()
+        while True:
+            try:
+                path = await self._owner.find_path(name, tried)
+            except Unavailable as exc:
+                if not tried:
+                    reasons.append(f"through a gateway: {exc.what}")
+                break
+            try:
+                return await self._dial_over(path, peer)
+            except PeerError as exc:
+                reasons.append(f"through a gateway: {exc.what}")
+                if path.is_only or isinstance(exc, PeerRefused):
+                    break
+            tried = (*tried, path.gateway)
         raise Unavailable("; ".join(reasons))
+
+    async def _dial_over(self, path: Path, peer: SpiffeId) -> Tunnel:
+        """Raises PeerError, soon where there is another way: one of the two may not reach the gateway any more."""
+        if path.is_only:
+            return await self._dial(path.address, peer, path)
+        with trio.move_on_after(limits.PATH_PATIENCE):
+            return await self._dial(path.address, peer, path)
+        raise PeerError(f"no tunnel through {path.gateway} within {limits.PATH_PATIENCE:.0f} s")
 
     async def _dial(self, address: str, peer: SpiffeId, path: Path | None) -> Tunnel:
         sock = await connect(address)

@@ -173,7 +173,7 @@ class HostTunnels:
     def notice(self, event: str, text: str) -> None:
         self._carrier.crashes.append(f"{event}: {text}")
 
-    async def find_path(self, host: str) -> Path:
+    async def find_path(self, host: str, avoid: tuple[str, ...]) -> Path:
         raise Unavailable("a simulated host asks for no paths")
 
     # --- LocalOwner -------------------------------------------------------------------------------------------------
