@@ -126,3 +126,19 @@ def test_every_file_of_a_home_is_in_the_table() -> None:
             named.add(in_home or constant)
     assert "registry.db" in table("## Homes and files")
     assert named <= table("## Homes and files")
+
+
+SAID_BY_OTHERS = ("Connection refused", "No cluster leader")
+"""Words in the table of Consul's failures that the system and Consul say."""
+
+
+def test_every_text_of_a_failure_of_consul_is_one_that_the_code_says() -> None:
+    page = (ROOT / "docs" / "consul.md").read_text(encoding="utf-8")
+    table = page.partition("| the text | what it is | do |")[2].partition("\n\n")[0]
+    texts = [text for row in table.splitlines()[2:] for text in re.findall(r"`([^`]+)`", row.split(" | ")[0])]
+    code = "\n".join(path.read_text(encoding="utf-8") for layer in LAYERS for path in (ROOT / layer).rglob("*.py"))
+    # What differs from case to case is left out: numbers, and the file.
+    pieces = [piece.strip(" :…()s") for text in texts for piece in re.split(r"\d+|FILE|: ", text)]
+    words = [piece for piece in pieces if piece and piece not in SAID_BY_OTHERS]
+    assert len(words) > len(table.splitlines()) - 5
+    assert not [piece for piece in words if piece not in code]
