@@ -27,6 +27,7 @@ HOSTS = {"lpar7": "127.101.0.0/16", "vm1": "127.102.0.0/16", "web": "127.103.0.0
 DNS = {"lpar7": "127.101.0.1", "vm1": "127.102.0.1", "web": "127.103.0.1"}
 _STEP_TIMEOUT = 20.0
 _READY_TIMEOUT = 15.0
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 POLICY = """\
 [[allow]]
@@ -416,6 +417,26 @@ async def estate(keep: bool) -> AsyncIterator[Demo]:
 
 
 async def run(keep: bool) -> bool:
+    """The demo, until it is over or told to end (_ENDS). Raises KeyboardInterrupt then, with everything cleared up."""
+    done: list[bool] = []
+    # What is ignored stays so: SIGHUP under nohup, SIGINT of a script's background job.
+    heeded = [n for n in _ENDS if n == signal.SIGTERM or signal.getsignal(n) != signal.SIG_IGN]
+    with trio.open_signal_receiver(*heeded) as told:
+        async with trio.open_nursery() as nursery:
+
+            async def show() -> None:
+                done.append(await show_all(keep))
+                nursery.cancel_scope.cancel()
+
+            nursery.start_soon(show)
+            async for _ in told:
+                nursery.cancel_scope.cancel()
+    if not done:
+        raise KeyboardInterrupt
+    return done[0]
+
+
+async def show_all(keep: bool) -> bool:
     began = trio.current_time()
     async with estate(keep) as demo:
         for step in STEPS:

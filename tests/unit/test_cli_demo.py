@@ -1,0 +1,61 @@
+"""I/O: `meshbridge demo` ends what it started, however it is told to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+from pathlib import Path
+from types import FrameType
+
+import pytest
+import trio
+
+from cli import demo
+from tests.support.cli import CommandLine
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_told_to_end_leaves_nothing(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+
+    async def told_in_the_middle(made: demo.Demo) -> str:
+        made.processes["child"] = child = subprocess.Popen(["sleep", "60"])  # noqa: ASYNC220
+        children.append(child)
+        (made.directory / "root.key").touch()
+        os.kill(os.getpid(), number)
+        await trio.sleep(10)
+        return "went on"
+
+    def ignored(number: int, frame: FrameType | None) -> None:
+        """Without a handler of the demo's own this test run must not end."""
+
+    monkeypatch.setattr(demo, "STEPS", (told_in_the_middle,))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.signal(number, ignored)
+    try:
+        done = CommandLine(tmp_path / "home")("demo")
+    finally:
+        signal.signal(number, before)
+    assert (done.code, done.out) == (130, "")
+    assert [child.returncode for child in children] == [-signal.SIGKILL]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_demo_under_nohup_outlives_its_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hung_up(made: demo.Demo) -> str:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await trio.lowlevel.checkpoint()
+        return "went on"
+
+    monkeypatch.setattr(demo, "STEPS", (hung_up,))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        done = CommandLine(tmp_path / "home").ok("demo")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert "went on" in done.out
