@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import random
-import resource
 import socket
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -40,7 +39,7 @@ from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, is_place, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
 from agents.node import Node, warning
-from agents.path_carriers import PathCarriers
+from agents.path_carriers import PathCarriers, paths_max
 from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
@@ -63,8 +62,6 @@ from inventory.snapshot import Snapshot, Touched
 log = get_logger()
 
 _REFUSALS_LOGGED = 3
-_FDS_PER_PATH = 8
-"""Two sockets and two pipes in the worker, and room for all that is no path."""
 
 
 class GatewayAgent(Node):
@@ -89,7 +86,7 @@ class GatewayAgent(Node):
         self._enrolled = EnrolledKeys(registry, kept)
         self._issuing = Issuing(home, config, ledger)
         self._carriers = PathCarriers(self.workers, lambda path_id: self._paths.ended(path_id))
-        self._paths = Paths(self._carriers.join, most=_paths_max() * workers)
+        self._paths = Paths(self._carriers.join, most=paths_max() * workers)
         self._guests: OrderedDict[socket.socket, trio.CancelScope] = OrderedDict()
         self._enrolment = EnrolmentServer(
             home,
@@ -554,6 +551,9 @@ class GatewayAgent(Node):
             text = f"host {host} says it has seen entry {seen}, our log ends at {self.snapshot.authority.number}"
             found.append(warning("behind", f"{text}: the registry went back, or another gateway is ahead"))
         found += [warning("import", text) for text in self._imports.problems()]
+        if self.name not in self.snapshot.authority.gateways:
+            text = f"gateway {self.name} was removed from the estate: hosts leave it, end it"
+            found.append(warning("removed", text, severity="error"))
         if self.snapshot.authority.policy is None:
             found.append(warning("no-policy", "no policy is applied, so nothing is allowed"))
         return found
@@ -564,11 +564,6 @@ def _consul_of(registry: Registry) -> Any:
     from agents.consul import transport_of
 
     return transport_of(registry)
-
-
-def _paths_max() -> int:
-    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limits.SPLICES_MAX if hard == resource.RLIM_INFINITY else min(limits.SPLICES_MAX, hard // _FDS_PER_PATH)
 
 
 async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Callable
 
 from agents.control.paths import Joined
 from agents.data_workers import DataWorkers
 from agents.supervisor import DataWorkerProcess
 from agents.workers import messages as m
+from bridge import limits
+
+_FDS_PER_PATH = 8
+"""Two sockets and two pipes in the worker, and room for all that is no path."""
+
+
+def paths_max() -> int:
+    """How many paths one worker may carry, by the descriptors that it may have."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limits.SPLICES_MAX if hard == resource.RLIM_INFINITY else min(limits.SPLICES_MAX, hard // _FDS_PER_PATH)
 
 
 class PathCarriers:

@@ -311,13 +311,18 @@ class EnrolmentServer:
         if wanted.name not in (state.hosts if wanted.role == "host" else state.gateways):
             raise refused
         enrolled = await self._enrolled(wanted.role, wanted.name)
-        if enrolled is None or enrolled.key != key or key in state.revoked_keys:
+        if (enrolled is not None and enrolled.key != key) or key in state.revoked_keys:
             raise refused
         spiffe = SpiffeId(state.trust_domain, wanted.role, wanted.name)
         if str(spiffe) in state.revoked_identities:
             raise refused
-        # A record in the registry is not signed: whoever writes there must not become a gateway by it.
-        if wanted.role == "gateway" and not was_issued(wanted.chain, spiffe, key=key, root_pem=state.root_certificate):
+        # A record in the registry is not signed: whoever writes there must not become a gateway by it. What an issuer
+        # of ours once signed counts instead, also where the record never came here before the registry was away.
+        root = state.root_certificate
+        proved = enrolled is not None
+        if wanted.role == "gateway":
+            proved = was_issued(wanted.chain, spiffe, key=key, root_pem=root)
+        if not proved:
             raise refused
         issued = issuer.issue(wanted.csr, spiffe, now=self._now(), lifetime=self._lifetime)
         return Enrolled(chain=issued.chain_pem, entries=()), issued.record

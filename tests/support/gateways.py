@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 from inventory.registries.consul_place import ConsulPlace
 from tests.support.consul_server import options
 from tests.support.estate import OPERATOR, Estate
 from tests.support.pair import status
-from tests.support.traffic import eventually
+from tests.support.traffic import RequestFailed, ask, eventually
+
+CLIENTS = 50
+_PATIENCE = 15.0
+_TRY = 5.0
 
 
 def join_gateway(estate: Estate, name: str, place: ConsulPlace, *flags: str, address: str | None = None) -> str:
@@ -33,3 +40,30 @@ def wait_linked(estate: Estate, hosts: tuple[str, ...], *gateways: str) -> None:
     """Until each of the hosts has a control stream to each of these gateways and to no other."""
     wanted = set(gateways)
     eventually(lambda: all(linked(estate, host) == wanted for host in hosts), what=f"links to {wanted}", timeout=20)
+
+
+def times_to_answer(address: str, port: int) -> list[float]:
+    """Seconds from now until each of 50 clients, which try again at once when they fail, has its answer."""
+    began, times = time.monotonic(), [_PATIENCE] * CLIENTS
+
+    def client(number: int) -> None:
+        while time.monotonic() - began < _PATIENCE:
+            try:
+                ask(address, port, timeout=_TRY)
+            except RequestFailed:
+                time.sleep(0.01)
+                continue
+            times[number] = time.monotonic() - began
+            return
+
+    threads = [threading.Thread(target=client, args=[number], daemon=True) for number in range(CLIENTS)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(2 * _PATIENCE)
+    return times
+
+
+def at(times: list[float], share: float) -> float:
+    """The time within which this share of them lies."""
+    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
