@@ -23,7 +23,7 @@ import trio
 
 from agents.backoff import Backoff
 from agents.handover import LeftWorker
-from agents.supervisor import DataWorkerProcess, Start, start_worker
+from agents.supervisor import DataWorkerProcess, Start, is_held, start_worker
 from agents.workers import messages as m
 from agents.workers.shares import SharesBoard
 from bridge import limits
@@ -33,6 +33,8 @@ from inventory.errors import Unavailable
 log = get_logger()
 
 _TUNNELS = ("@tunnels", 0)
+_HELD = "a signal or a debugger has stopped it. Let it go on with `kill -CONT {0}`, or end it with `kill -9 {0}`"
+_HANGS = "it hangs, and is replaced soon. If it is not, end it with `kill -9 {0}`"
 
 
 def default_count() -> int:
@@ -86,16 +88,18 @@ class DataWorkers:
     Args:
         begin: who the node is.
         start: starts a process.
+        is_held: whether something has stopped the process of this number.
         inherited: workers of the version before us. They go on accepting until ours are ready.
     """
 
     def __init__(
         self, begin: m.Begin, count: int, owner: WorkersOwner, *, start: Start = start_worker,
-        inherited: Sequence[LeftWorker] = (),
+        inherited: Sequence[LeftWorker] = (), is_held: Callable[[int], bool] = is_held,
     ) -> None:  # fmt: skip
         self._begin = begin
         self._owner = owner
         self._start = start
+        self._is_held = is_held
         self._board = SharesBoard()
         self._authority: m.Authority | None = None
         self._placement: Callable[[], m.Placement] | None = None
@@ -141,6 +145,22 @@ class DataWorkers:
             ]
             + [_row(Slot(worker=worker), "ending") for worker in self._inherited]
         )
+
+    # --- watching -------------------------------------------------------------------------------------------------
+
+    def look(self, passed: float) -> None:
+        """Call it every `passed` seconds, to notice those that say nothing."""
+        for worker in self:
+            worker.look(passed, self._is_held)
+
+    def silent(self) -> list[str]:
+        """What is to be said of each that says nothing."""
+        return [
+            f"data worker {worker.pid} has said nothing for {worker.silent_for:.0f} s, what it carries stands still: "
+            + (_HELD if self._is_held(worker.pid) else _HANGS).format(worker.pid)
+            for worker in self
+            if worker.silent_for > limits.WORKER_SILENT
+        ]
 
     # --- telling --------------------------------------------------------------------------------------------------
 

@@ -283,6 +283,7 @@ class Node:
         while True:
             await trio.sleep(_WATCH)
             counted = lag.take()
+            self.workers.look(_WATCH)
             self.loop_lag.heard("supervisor", counted)
             self.metrics.supervisor(counted, take_bugs())
             self.metrics.flows_dropped(self.flow_log.dropped)
@@ -455,6 +456,7 @@ class Node:
         if self.flow_log.dropped:
             reason = f": {self.flow_log.last_error}" if self.flow_log.last_error else ""
             found.append(warning("flows-dropped", f"{self.flow_log.dropped} flow records were dropped{reason}"))
+        found += [warning("worker-silent", text) for text in self.workers.silent()]
         found += [warning("loop-lag", text) for text in self.loop_lag.warnings()]
         if self.lifecycle.draining.is_set():
             found.append(warning("draining", "this node is draining"))

@@ -80,6 +80,14 @@ class InheritedProcess:
         return 0
 
 
+def is_held(pid: int) -> bool:
+    """Whether a signal or a debugger has stopped the process."""
+    with contextlib.suppress(OSError):
+        # The name before the last `)` may hold anything; the letter after it is the state.
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    return False
+
+
 class DataWorkerProcess:
     """One worker process. Raises OSError: it cannot be started.
 
@@ -114,6 +122,10 @@ class DataWorkerProcess:
         self.tunnels: tuple[m.TunnelState, ...] = ()
         self.streams = 0
         """As it reported last."""
+        self.silent_for = 0.0
+        """Seconds in which it could have said something and did not."""
+        self.hangs_for = 0.0
+        """Those of them after WORKER_SILENT, since anything held it."""
 
     @property
     def pid(self) -> int:
@@ -132,15 +144,30 @@ class DataWorkerProcess:
                 self._say.send_nowait((message, socks, lent))
                 return True
             except trio.WouldBlock:
-                self._hangs()
+                self._does_not_read()
         if not lent:
             _close(socks)
         return False
 
-    def _hangs(self) -> None:
+    def _does_not_read(self) -> None:
         log.error("the data worker does not read what it is told; another one takes its place", pid=self.pid)
+        self._hangs()
+
+    def _hangs(self) -> None:
         self.ready = False
         self._channel.close()
+
+    def look(self, passed: float, is_held: Callable[[int], bool]) -> None:
+        """Call it every `passed` seconds: one that has said nothing for too long hangs, unless something holds it."""
+        self.silent_for += passed
+        if self.silent_for <= limits.WORKER_SILENT:
+            self.hangs_for = 0.0
+            return
+        self.hangs_for = 0.0 if is_held(self.pid) else self.hangs_for + passed
+        if self.hangs_for > limits.WORKER_HANGS:
+            silent = round(self.silent_for)
+            log.error("the data worker says nothing; another one takes its place", pid=self.pid, silent=silent)
+            self._hangs()
 
     async def _send(self) -> None:
         """What is to be said, in order, until the worker is gone."""
@@ -152,7 +179,7 @@ class DataWorkerProcess:
                 with trio.move_on_after(limits.WORKER_SEND_TIMEOUT) as scope:
                     await self._channel.send(message, fds)
                 if scope.cancelled_caught:
-                    self._hangs()
+                    self._does_not_read()
             finally:
                 if not lent:
                     _close(socks)
@@ -240,6 +267,7 @@ class DataWorkerProcess:
         raise ChannelClosed(f"it was not ready within {limits.WORKER_START_TIMEOUT:.0f} s")
 
     async def _hear(self, message: m.FromWorker, socks: list[socket.socket]) -> None:
+        self.silent_for = 0.0
         try:
             await self._on_message(self, message, socks)
         except BaseException as exc:  # what one message leads to must not end the node

@@ -288,6 +288,12 @@ LAG_WARNED = 0.05
 """A 99th percentile above this in the last minute is a warning: more than twice the goal of 20 ms."""
 REPORT_QUIET = 5.0
 """A worker with nothing to tell says at least this often how late its loop was."""
+WORKER_SILENT = 3 * REPORT_QUIET
+"""A worker that has said nothing for so long is a warning. The time counts in looks of the supervisor, so that a node
+that was stopped as a whole, or its machine suspended, finds nobody silent when it goes on ..."""
+WORKER_HANGS = 3 * REPORT_QUIET
+"""... and so long after that it is replaced, unless something holds it: a stopped one, or one in a debugger, keeps its
+streams, and has this time again when it goes on."""
 
 # --- Names --------------------------------------------------------------------------------------------------------
 DNS_TTL = 5

@@ -102,6 +102,11 @@ class FakeWorkers(list[FakeWorker]):
     def status(self) -> list[Any]:
         return []
 
+    def look(self, passed: float) -> None: ...
+
+    def silent(self) -> list[str]:
+        return ["data worker 1 has said nothing"]
+
 
 class OneNode(Node):
     """A node with nothing of its own."""
@@ -253,6 +258,7 @@ async def test_a_gateway_that_renews_to_nothing_new_is_not_asked_without_end(
 
 async def test_status_can_be_told_at_any_moment(node: OneNode) -> None:
     json.dumps(node._status())
+    assert "worker-silent" in [found["code"] for found in node._status()["warnings"]]
     with pytest.raises(MeshError):
         await node.admin(None, "nonsense", {})  # type: ignore[arg-type]
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
+import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -17,11 +19,12 @@ import trio.testing
 
 from agents.data_workers import DataWorkers
 from agents.handover import LeftWorker
-from agents.supervisor import DataWorkerProcess, Latest
+from agents.supervisor import DataWorkerProcess, Latest, is_held
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from agents.workers.shares import Shares
 from bridge import limits
+from bridge.counters import CounterDeltas
 from inventory.authority import AuthorityState
 from inventory.errors import Unavailable
 from inventory.model import Host
@@ -89,11 +92,14 @@ class Supervised:
     starts: int = 0
     hear: Callable[[m.FromWorker], None] | None = None
     start_error: OSError | None = None
+    held: set[int] = field(default_factory=set)
     workers: DataWorkers = field(init=False)
     _begun: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
-        self.workers = DataWorkers(BEGIN, self.count, self, start=self._begin, inherited=self.inherited)
+        self.workers = DataWorkers(
+            BEGIN, self.count, self, start=self._begin, inherited=self.inherited, is_held=self.held.__contains__
+        )
 
     def worker_started(self, worker: DataWorkerProcess) -> None:
         self.starts += 1
@@ -227,6 +233,77 @@ async def test_a_worker_that_hangs_is_replaced_and_holds_up_no_other(autojump_cl
         await made.worker(2)
         assert trio.current_time() - before == pytest.approx(limits.WORKER_SEND_TIMEOUT)
         assert made.started[0].killed and not made.started[1].killed
+
+
+REPORT = m.WorkerReport(tunnels=(), streams=0, counters=CounterDeltas(), flows=())
+
+
+async def look(made: Supervised, seconds: float) -> None:
+    """As a node does, once a second."""
+    for _ in range(int(seconds)):
+        made.workers.look(1.0)
+    await settled()
+
+
+async def test_a_worker_that_says_nothing_is_told_of_until_it_answers() -> None:
+    async with supervised(2) as made:
+        for worker in made.started:
+            await worker.start()
+        await settled()
+        await look(made, limits.WORKER_SILENT)
+        assert made.workers.silent() == []
+        await made.started[1].channel.send(REPORT)
+        await settled()
+        await look(made, 2)
+        [said] = made.workers.silent()
+        assert said.startswith("data worker 1000 has said nothing for 17 s") and "kill -9 1000" in said
+        await made.started[0].channel.send(REPORT)
+        await settled()
+        assert made.workers.silent() == []
+
+
+async def test_a_worker_that_says_nothing_for_too_long_is_replaced() -> None:
+    async with supervised(2) as made:
+        for worker in made.started:
+            await worker.start()
+        await settled()
+        await look(made, limits.WORKER_SILENT)
+        await made.started[1].channel.send(REPORT)
+        await settled()
+        await look(made, limits.WORKER_HANGS)
+        assert not made.started[0].killed
+        await look(made, 1)
+        assert made.started[0].killed and not made.started[1].killed
+        await (await made.worker(2)).start()
+        await settled()
+        assert [worker.pid for worker in made.workers] == [1002, 1001]
+
+
+async def test_a_worker_that_is_stopped_is_not_replaced_and_has_time_when_it_goes_on() -> None:
+    async with supervised() as made:
+        await made.started[0].start()
+        await settled()
+        made.held.add(1000)
+        await look(made, 3600)
+        [said] = made.workers.silent()
+        assert "stopped it" in said and "kill -CONT 1000" in said
+        made.held.clear()
+        await look(made, limits.WORKER_HANGS)
+        assert not made.started[0].killed
+        await made.started[0].channel.send(REPORT)
+        await settled()
+        await look(made, limits.WORKER_SILENT)
+        assert made.workers.silent() == [] and not made.started[0].killed
+
+
+def test_a_stopped_process_is_known() -> None:
+    with subprocess.Popen(["sleep", "60"]) as child:
+        assert not is_held(child.pid)
+        child.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+        assert is_held(child.pid)
+        child.kill()
+    assert not is_held(child.pid)
 
 
 async def test_a_worker_that_is_told_more_than_it_takes_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
