@@ -133,7 +133,10 @@ class GatewayAgent(Node):
 
     async def start(self, nursery: trio.Nursery) -> None:
         self._expect_hosts()
-        await self._enrolled.keep_all()
+        if self._ledger.is_alone:
+            self._enrolled.is_away()
+        else:
+            await self._enrolled.keep_all()
         self._imports.start(nursery)
         self._tell_worker()
         self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen or self._own_address()))

@@ -74,8 +74,7 @@ class EnrolledKeys:
                     return enrolment
             except Unavailable:
                 pass
-            # Others who come now need not wait for the same answer.
-            self._away_until = trio.current_time() + limits.REGISTRY_AWAY
+            self.is_away()  # others who come now need not wait for the same answer
         if role == "host":
             self._unsure.add(name)
         return await read_enrolment(self._kept, role, name)
@@ -98,6 +97,10 @@ class EnrolledKeys:
         if enrolment != await read_enrolment(self._kept, role, name):
             value = None if enrolment is None else msgspec.json.encode(enrolment)
             await self._kept.transact([Change(f"{_ENROLLED}{role}/{name}", ANY, value)])
+
+    def is_away(self) -> None:
+        """Somebody has waited for the registry just now, in vain."""
+        self._away_until = trio.current_time() + limits.REGISTRY_AWAY
 
     async def keep_all(self) -> None:
         """What every host was enrolled with, so that one that did not come here yet is known too. Without a registry

@@ -49,6 +49,8 @@ class Ledger:
         self._log = VerifiedLog(registry, genesis, collects=kept is not None)
         self._one_at_a_time = trio.Lock()
         self._remembered = 0
+        self.is_alone = False
+        """Whether `load` found no registry and took what was kept."""
         self.state = AuthorityState()
         self.latest: Mapping[str, SignedEntry] = {}
         self.allows: tuple[Rule, ...] = ()
@@ -90,6 +92,7 @@ class Ledger:
                 return
             except (Unavailable, AuthorityError) as exc:
                 reason = str(exc)
+        self.is_alone = True
         log.error("started without the registry", number=self.state.number, reason=reason)
 
     async def _load_kept(self, kept: Registry) -> None:

@@ -14,12 +14,12 @@ import pytest
 
 from tests.support.changes import Changes, found_by
 from tests.support.consul_cluster import NAMES, ConsulCluster
-from tests.support.consul_estate import CALLER, RULES, ConsulEstate
+from tests.support.consul_estate import CALLER, HOSTS, RULES, ConsulEstate
 from tests.support.consul_server import Authority, documented_policy
 from tests.support.estate import OPERATOR, Estate
-from tests.support.network import Network
+from tests.support.network import Network, place
 from tests.support.operator_shell import OperatorShell
-from tests.support.pair import status
+from tests.support.pair import status, wait_connected
 from tests.support.traffic import eventually
 
 pytestmark = pytest.mark.root
@@ -29,6 +29,9 @@ WRITES_WITHIN = 20.0
 FOLLOWED_WITHIN = 30.0
 """Seconds until a gateway hears of a change although the server that it asked has lost the others: it holds a question
 back for 10, and is waited for for 10 more."""
+JOINED_WITHIN = 40.0
+READY_WITHIN = 5.0
+"""Seconds from the start of a gateway to its ready line (F14); for 2 of them it asks who does not answer."""
 AWAY = "Consul cannot be reached"
 
 
@@ -113,6 +116,62 @@ def test_f52_the_gateways_server_loses_the_others(running: ConsulEstate, shell: 
     finally:
         cluster.rejoin(NAMES[0])
     print(f"back with the others {cluster.wait_writable(NAMES[0]):.1f} s after its cable")
+
+
+def test_f52_a_host_joins_while_there_is_no_leader(running: ConsulEstate, shell: OperatorShell) -> None:
+    """Its token is good once, whatever became of the first answer: it is used until it is done."""
+    cluster, estate = running.cluster, running.estate
+    code, token, words = shell("host", "add", "vm4")
+    assert code == 0, words
+    place(estate, running.network, vm4=CALLER)
+    leader = cluster.leader()
+    cluster.stop(leader, kill=True)
+    try:
+        began, tries = time.monotonic(), 0
+
+        def joined() -> bool:
+            nonlocal tries
+            tries += 1
+            slice_ = ["--addresses", estate.next_slice()] if tries == 1 else []
+            done = estate.cli("vm4", "agent", "join", "-", *slice_, input=token, timeout=60)
+            assert done.returncode in (0, 69), done.stderr
+            return done.returncode == 0
+
+        eventually(joined, timeout=JOINED_WITHIN, what="vm4 joins")
+        print(f"leader {leader} killed: joined {time.monotonic() - began:.1f} s later, at the {tries}. try")
+    finally:
+        cluster.start(leader)
+    estate.start_agent("vm4")
+    wait_connected(estate, "vm4")
+    assert estate.terminate("vm4") == 0
+    assert shell("host", "remove", "vm4")[0] == 0
+
+
+def test_f14_the_gateway_restarts_while_consul_has_no_quorum(running: ConsulEstate, shell: OperatorShell) -> None:
+    cluster, estate = running.cluster, running.estate
+    gone = cluster.followers()
+    cluster.stop(*gone, kill=True)
+    try:
+        began = time.monotonic()
+        code, _, words = shell("host", "add", "no-quorum")
+        assert code == 69, words
+        print(f"two of three killed: a command ends after {time.monotonic() - began:.1f} s: {words.splitlines()[0]}")
+        with running.under_requests(rate=30) as requests:
+            running.wait_answer("direct")
+            estate.kill9(OPERATOR)
+            began = time.monotonic()
+            estate.start_gateway()
+            took = time.monotonic() - began
+            wait_connected(estate, *HOSTS)
+            running.wait_answer("relayed")
+        print(f"gateway ready {took:.1f} s after its start, without a quorum")
+        assert took < READY_WITHIN
+        assert not [failure for failure in requests.failures if failure.service == "direct"]
+        eventually(lambda: "Consul" in running.registry_warning(), timeout=40, what="the gateway says so")
+    finally:
+        cluster.start(*gone)
+    running.wait_followed()
+    assert shell("host", "add", "quorum")[0] == 0
 
 
 def test_f52_all_three_are_restarted(running: ConsulEstate, shell: OperatorShell, seed: int) -> None:
