@@ -35,24 +35,34 @@ def host() -> None:
     metavar="SERVICE",
     help="May offer this by its own word; repeatable.",
 )
+@click.option("--replace", is_flag=True, help="If it is on record: take away the labels, site, services not given.")
 @ttl_option
 @pass_app
 def add(
-    app: App, name: str, labels: tuple[tuple[str, str], ...], site: str | None, serves: tuple[str, ...], ttl: float
+    app: App,
+    name: str,
+    labels: tuple[tuple[str, str], ...],
+    site: str | None,
+    serves: tuple[str, ...],
+    replace: bool,
+    ttl: float,
 ) -> None:
     """Record the host NAME and print a token for it: one use, and nothing else on stdout.
 
-    Adding a host again replaces its labels, site and services by those given, and prints a fresh token.
+    A host that is on record keeps what is not given: repeating the command prints a fresh token and changes nothing
+    else. What is given replaces what was: one --label, all its labels; one --serve, all its services.
     """
     from agents.estate import operate
-    from agents.operating.hosts import add_host, new_host
+    from agents.operating.hosts import FIELDS, add_host, new_host
     from inventory.names import parse_host
 
     record = new_host(parse_host(name), labels=labels_of(labels), site=site, serves=serves)
+    given = {"labels": labels, "site": site, "serves": serves}
+    named = FIELDS if replace else [field for field in FIELDS if given[field]]
 
     async def work() -> Invitation:
         async with operate(app.home) as operator:
-            return await add_host(operator, record, ttl=ttl)
+            return await add_host(operator, record, ttl=ttl, named=named)
 
     invitation = run(work)
     if invitation.changes:

@@ -6,7 +6,7 @@ token is returned and never written anywhere; the log holds a hash of its secret
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -52,15 +52,28 @@ def _spiffe(state: AuthorityState, host: str) -> SpiffeId:
     return SpiffeId(state.trust_domain, "host", host)
 
 
-async def add_host(operator: Operator, host: Host, *, ttl: float = limits.TOKEN_LIFETIME) -> Invitation:
-    """Records the host as given, or anew if it exists (a drain stays), and invites it. `ttl` is in seconds."""
+FIELDS = ("labels", "site", "serves")
+"""What an operator says of a host when it is recorded."""
+
+
+async def add_host(
+    operator: Operator, host: Host, *, ttl: float = limits.TOKEN_LIFETIME, named: Collection[str] = FIELDS
+) -> Invitation:
+    """Records the host, and invites it.
+
+    Args:
+        ttl: in seconds.
+        named: which FIELDS a host that is on record gets from `host`; all else stays as it is, a drain too.
+    """
 
     changes: list[str] = []
 
     def record(state: AuthorityState) -> list[Body]:
         before = state.hosts.get(host.name)
-        after = msgspec.structs.replace(host, draining=before.draining if before else None)
-        changes[:] = _differences(before, after) if before is not None else []
+        after = host
+        if before is not None:
+            after = msgspec.structs.replace(before, **{name: getattr(host, name) for name in named})
+            changes[:] = _differences(before, after)
         return [] if after == before else [HostBody(host=after)]
 
     invitation = await invite(operator, "host", host.name, ttl=ttl, first=record, message=f"host add {host.name}")

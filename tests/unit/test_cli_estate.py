@@ -98,11 +98,24 @@ def test_adding_a_host_again_changes_its_record_and_prints_a_fresh_token(op: Com
     second = op.ok("host", "add", "vm1", "--serve", "web").out
     assert parse_token(first.strip()).invite != parse_token(second.strip()).invite
     (shown,) = op.json("host", "list")
-    assert (shown["labels"], shown["serves"]) == ({}, ["web"])
+    assert (shown["labels"], shown["serves"]) == ({"role": "web"}, ["web"])
     assert len(shown["instances"]) == 1
     entries = len(op.json("policy", "log"))
     op.ok("host", "add", "vm1", "--serve", "web")
     assert len(op.json("policy", "log")) == entries + 1, "the same record is not signed twice; the token is"
+
+
+def test_adding_a_host_again_takes_nothing_away_that_is_not_named(op: CommandLine) -> None:
+    given = ("--label", "role=web", "--label", "os=aix", "--site", "dc1", "--serve", "web", "--serve", "api")
+    op.ok("host", "add", "vm1", *given)
+    before = op.json("host", "show", "vm1")
+    assert "was on record" not in op.ok("host", "add", "vm1").err, "nothing changed"
+    after = op.json("host", "show", "vm1")
+    assert [after[of] for of in ("labels", "site", "serves")] == [before[of] for of in ("labels", "site", "serves")]
+    said = op.ok("host", "add", "vm1", "--serve", "shop").err
+    assert "vm1 was on record: serves api, web -> shop\n" in said
+    said = op.ok("host", "add", "vm1", "--label", "role=db", "--replace").err
+    assert "labels os=aix, role=web -> role=db; site dc1 -> none; serves shop -> none" in said
 
 
 def test_a_drained_host_stays_drained_when_its_record_changes(op: CommandLine) -> None:
