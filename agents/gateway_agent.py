@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import random
 import socket
-from collections import OrderedDict
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -24,8 +23,8 @@ from agents.backoff import Backoff
 from agents.control import messages as c
 from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
+from agents.control.guests import Guests
 from agents.control.paths import Paths
-from agents.control.prefaces import PREFACE_ENROL, PREFACE_RELAY, peek_preface
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import Home, HomeConfig, load_config, open_registry
@@ -33,7 +32,7 @@ from agents.gateway_status import host_rows, service_rows
 from agents.guards import must_pass
 from agents.handover import Inherited
 from agents.imports.importer import Importer
-from agents.issuing import Issuing, issued
+from agents.issuing import Issuing
 from agents.knowledge.kept import EnrolledKeys, open_kept
 from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, is_place, usable_health
@@ -45,7 +44,6 @@ from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from bridge import limits
 from bridge.bugs import tell_bug
-from bridge.errors import PeerError
 from bridge.flows import Flow
 from bridge.identity.issuer import read_csr
 from bridge.logs import get_logger
@@ -87,8 +85,7 @@ class GatewayAgent(Node):
         self._issuing = Issuing(home, config, ledger)
         self._carriers = PathCarriers(self.workers, lambda path_id: self._paths.ended(path_id))
         self._paths = Paths(self._carriers.join, most=paths_max() * workers)
-        self._guests: OrderedDict[socket.socket, trio.CancelScope] = OrderedDict()
-        self._enrolment = EnrolmentServer(
+        enrolment = EnrolmentServer(
             home,
             registry,
             self._issuing.issuer,
@@ -98,6 +95,7 @@ class GatewayAgent(Node):
             lifetime=config.certificate_lifetime,
             enrolled=self._enrolled.of,
         )
+        self._guests = Guests(enrolment, self._paths)
         self._leases: dict[str, float] = {}
         """Host -> monotonic time until which it counts as here without a session."""
         self._streams_of: dict[str, int] = {}
@@ -125,7 +123,7 @@ class GatewayAgent(Node):
             revision=1,
         )
         self.snapshot.prepare()
-        self._control = ControlServer(self, self._paths.offer)
+        self._control = ControlServer(self, self._paths)
         consul = _consul_of(registry) if config.consul is not None else None
         self._imports = Importer(config.name, config.trust_domain, self.workers, consul, self._place_imports)
 
@@ -310,6 +308,9 @@ class GatewayAgent(Node):
             presence = msgspec.structs.replace(known, gateways=())
             self._place([host], presence={**self.snapshot.presence, host: presence})
 
+    def is_expected(self, host: str) -> bool:
+        return host in self._leases
+
     def reported(self, host: str, report: c.Report) -> None:
         self._streams_of[host] = report.streams
         before = self.snapshot
@@ -389,7 +390,7 @@ class GatewayAgent(Node):
     ) -> None:
         match message:
             case m.Guest():
-                self._guest_came(socks[0], message)
+                self._guests.came(socks[0], message, self._nursery)
             case m.ControlStream():
                 spiffe = parse_spiffe_id(message.spiffe_id)
                 serve = partial(self._control.serve, remote=message.remote, not_after=message.not_after)
@@ -399,54 +400,6 @@ class GatewayAgent(Node):
             case _:
                 for sock in socks:
                     sock.close()
-
-    def _guest_came(self, sock: socket.socket, guest: m.Guest) -> None:
-        """Strangers cost one of GUESTS_MAX slots each; when all are taken, who has waited longest loses his (C23)."""
-        if len(self._guests) >= limits.GUESTS_MAX:
-            _, longest = self._guests.popitem(last=False)
-            longest.cancel()
-        scope = self._guests[sock] = trio.CancelScope()
-        self._nursery.start_soon(self._guarded_guest, sock, guest, scope)
-
-    async def _guarded_guest(self, sock: socket.socket, guest: m.Guest, scope: trio.CancelScope) -> None:
-        try:
-            with scope:
-                await self._guest(sock, guest.remote, trio.current_time() - guest.waited)
-        finally:
-            self._guests.pop(sock, None)
-
-    async def _guest(self, sock: socket.socket, remote: str, began: float) -> None:
-        """A connection that began with a preface: a host with a ticket, or somebody with a token. Its one guard.
-
-        The worker accepted it at `began` (trio's time): its deadline goes on, it does not begin anew (C24)."""
-        sock.setblocking(False)
-        owned = True
-        try:
-            with trio.fail_at(began + limits.PREAUTH_TIMEOUT):
-                line = await peek_preface(sock)
-                if line == PREFACE_ENROL:
-                    owned = False
-                    waited = trio.current_time() - began
-                    record = await self._enrolment.serve_guest(sock, remote, waited=waited)
-                    if record is not None:
-                        issued(record)
-                elif line.startswith(PREFACE_RELAY):
-                    sock.recv(len(line))  # what follows is for the other end
-                    owned = False
-                    await self._paths.arrive(line[len(PREFACE_RELAY) : -1].decode("ascii", "replace"), sock)
-                else:
-                    raise PeerError(f"unknown preface {shown(line.decode('latin-1'))}")
-        except trio.TooSlowError:
-            log.info("guest was too slow", remote=remote)
-        except MeshError as exc:
-            log.info("guest refused", remote=remote, reason=exc.what)
-        except BaseException as exc:
-            if must_pass(exc):
-                raise
-            tell_bug("guest ended by a bug", exc, remote=remote)
-        finally:
-            if owned:
-                sock.close()
 
     async def before_drain(self) -> None:
         self._paths.close("the gateway is draining")

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import trio
 
-from agents.control.client import GatewayLink
+from agents.control.client import GatewayLink, NoWorker
 from agents.control.link_session import LinkOwner
 from agents.data_workers import DataWorkers
 from agents.workers import messages as m
@@ -60,7 +60,7 @@ class GatewayLinks:
             sock.close()
             raise Unavailable(f"gateway {gateway} was removed")
         if self._workers.tell_one(m.OpenControl(gateway=gateway, address=known.address), [sock]) is None:
-            raise Unavailable("no data worker is ready")
+            raise NoWorker("no data worker is ready")
 
     def report_changed(self) -> None:
         for link in self:
@@ -115,10 +115,10 @@ class GatewayLinks:
         return m.PathFound(peer=peer, gateway=gateway, address=known.address, ticket=ticket, is_only=is_only)
 
     async def _any_connected(self) -> None:
-        """Until a link is up, or every attempt that is under way has failed."""
+        """Until a link is up, or it is clear that none will be in a moment."""
 
         async def wait(link: GatewayLink) -> None:
-            await link.attempt_over()
+            await link.decided()
             if link.connected:
                 nursery.cancel_scope.cancel()
 

@@ -257,7 +257,8 @@ OLD_GENERATIONS_MAX = 2
 RETIRE_LOOK = 0.2
 """How often a worker that is to end looks whether anything is left."""
 LINK_PATIENCE = 2.0
-"""Whoever needs a path while the control stream is just being opened waits for it, at most this long."""
+"""Whoever needs a path while a control stream, its own or the other end's, is just being opened waits for it, at most
+this long."""
 CONTROL_MOVE_SPREAD = 5.0
 """When a gateway has new workers, each host moves its control stream at a random moment within this: 1,000 hosts are
 then 200 a second."""

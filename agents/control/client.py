@@ -40,6 +40,10 @@ Connect = Callable[[str, socket.socket], None]
 """Has a worker carry a socket, which it owns, as `@control` to the gateway of that name. Raises MeshError."""
 
 
+class NoWorker(Unavailable):
+    """No data worker of ours can carry a control stream just now."""
+
+
 class GatewayLink:
     """The control stream to one gateway."""
 
@@ -53,11 +57,14 @@ class GatewayLink:
         self._connect = connect
         self._scope = trio.CancelScope()
         self._worker_error = ""
+        self._went_nowhere = False
+        """Whether the attempt made last ended in this very process."""
         self._session: LinkSession | None = None
         self._over = trio.Event()
         """Set when the session that counts has ended and no other one took its place."""
-        self._attempt: trio.Event | None = None
-        """Set when the attempt to open it that was made last is over."""
+        self._down_since = 0.0
+        self._decided = trio.Event()
+        """Set while it is up, or is down and that is no matter of a moment."""
         self._flows: list[Flow] = []
         self._again = Latest()
         self._move = Latest()
@@ -74,10 +81,10 @@ class GatewayLink:
         """The gateway said that it will end."""
         return self._session is not None and self._session.draining
 
-    async def attempt_over(self) -> None:
-        """When the link is just being opened, wait until it is, or is not."""
-        if self._attempt is not None:
-            await self._attempt.wait()
+    async def decided(self) -> None:
+        """Wait until the link is up, or it is clear that it will not be in a moment: it has been down for longer than
+        LINK_PATIENCE, and no attempt is under way."""
+        await self._decided.wait()
 
     def failed(self, reason: str) -> None:
         """The worker could not open the stream; its end of the socket is closed, which ends the attempt."""
@@ -113,27 +120,35 @@ class GatewayLink:
     async def run(self) -> None:
         """Keep the link up until cancelled or ended."""
         backoff = Backoff(rng=random.Random())
+        self._down_since = trio.current_time()
         try:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self._moves, nursery)
                     while True:
                         await self._try(nursery, backoff)
-                        await self._again.asked(within=backoff.next())
+                        # What failed before anything was sent costs nobody else anything to try again.
+                        wait = limits.BACKOFF_FIRST if self._went_nowhere else backoff.next()
+                        await self._again.asked(within=wait)
         finally:
             self._session = None
+            self._decided.set()
 
     async def _try(self, nursery: trio.Nursery, backoff: Backoff) -> None:
         """One link from its beginning to its end, over however many sessions."""
         self._over = trio.Event()
-        self._attempt = trio.Event()
+        if self._decided.is_set():
+            self._decided = trio.Event()
         session = await self._open()
         if isinstance(session, str):
+            if session != self.last_error and not self._went_nowhere:
+                log.warning("gateway not reached", gateway=self.gateway, reason=session)
             self.last_error = session
-            self._attempt.set()
+            if trio.current_time() - self._down_since >= limits.LINK_PATIENCE:
+                self._decided.set()
             return
         self._take_place(session, nursery)
-        self._attempt.set()
+        self._decided.set()
         self._owner.link_changed()
         await self._over.wait()
         log.warning("gateway lost", gateway=self.gateway, reason=self.last_error)
@@ -144,8 +159,12 @@ class GatewayLink:
     async def _open(self) -> LinkSession | str:
         """A new session that the gateway has welcomed, or why there is none."""
         self._worker_error = ""
+        self._went_nowhere = False
         try:
             return await self._greet()
+        except NoWorker as exc:
+            self._went_nowhere = True
+            return str(exc)
         except MeshError as exc:
             # The worker knows best why the stream was never there; the end of the socket says nothing.
             return self._worker_error or str(exc)
@@ -192,6 +211,8 @@ class GatewayLink:
         if self._session is session:
             self._session = None
             self.last_error = reason
+            self._down_since = trio.current_time()
+            self._decided = trio.Event()
             self._over.set()
 
     async def _moves(self, nursery: trio.Nursery) -> None:

@@ -76,6 +76,12 @@ class Paths:
         self._offered[path.id] = path
         return self._ticket(path.id, b"a"), self._ticket(path.id, b"b")
 
+    def waiting_for(self, host: str) -> list[tuple[str, str]]:
+        """(who asked, ticket) of the paths to which `host` was asked to connect and has not come yet."""
+        self._forget_late()
+        waiting = [path for path in self._offered.values() if path.b == host and b"b" not in path.arrived]
+        return [(path.a, self._ticket(path.id, b"b")) for path in waiting]
+
     def close(self, reason: str) -> None:
         """Offer no more paths; those that are offered or joined go on."""
         self._closed = reason

@@ -63,9 +63,22 @@ class ControlOwner(Protocol):
     def reported(self, host: str, report: m.Report) -> None: ...
     def connected(self, host: str, hello: m.Hello) -> None: ...
     def disconnected(self, host: str) -> None: ...
+    def is_expected(self, host: str) -> bool:
+        """Whether a host without a session counts as here all the same: it was a moment ago."""
+
     def host_flowed(self, host: str, records: tuple[Flow, ...]) -> None: ...
     async def renew(self, host: str, key: str, csr: bytes) -> str:
         """A new chain in PEM. Raises MeshError."""
+
+
+class PathOffers(Protocol):
+    """The paths through this gateway, as far as its sessions need them."""
+
+    def offer(self, a: str, b: str) -> tuple[str, str]:
+        """Tickets for `a`, who asked, and for `b`. Raises PeerError."""
+
+    def waiting_for(self, host: str) -> list[tuple[str, str]]:
+        """(who asked, ticket) of the paths to which `host` was asked to connect and has not come yet."""
 
 
 @dataclass(slots=True, eq=False)
@@ -104,12 +117,14 @@ class Session:
 
 
 class ControlServer:
-    """All sessions of a gateway. `offer_path` makes two tickets for two hosts, or raises PeerError."""
+    """All sessions of a gateway."""
 
-    def __init__(self, owner: ControlOwner, offer_path: Callable[[str, str], tuple[str, str]]) -> None:
+    def __init__(self, owner: ControlOwner, paths: PathOffers) -> None:
         self._owner = owner
-        self._offer_path = offer_path
+        self._paths = paths
         self._sessions: dict[str, Session] = {}
+        self._awaited: dict[str, trio.Event] = {}
+        """Hosts without a session that somebody waits for."""
         self._audience = Audience(owner.view())
         self._touched: Touched | None = Touched()
         """By what the owner's view differs from the audience's; None: by anything."""
@@ -265,6 +280,12 @@ class ControlServer:
         log.info("host connected", host=session.host, remote=remote, version=hello.version)
         await session.channel.send(m.Welcome(gateway=self._owner.name, now=clock.now()))
         self._owner.connected(session.host, hello)
+        awaited = self._awaited.pop(session.host, None)
+        if awaited is not None:
+            awaited.set()
+        for peer, ticket in self._paths.waiting_for(session.host):
+            # What was sent to the session before this one may have been lost with it; to come twice does no harm.
+            await session.channel.send(m.DialBack(ticket=ticket, peer=peer))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell, session)
             nursery.start_soon(self._until_certificate_ends, session)
@@ -356,18 +377,24 @@ class ControlServer:
     async def _path(self, session: Session, message: m.PathWanted) -> None:
         """A host asks for a way to another: both must be able to see each other, and the other must be here."""
         try:
-            peer = self._path_peer(session, message.peer)
-            ours, theirs = self._offer_path(session.host, message.peer)
-            await _dial_back(peer, m.DialBack(ticket=theirs, peer=session.host))
+            peer = await self._path_peer(session, message.peer)
+            ours, theirs = self._paths.offer(session.host, message.peer)
+            with contextlib.suppress(ControlEnded):  # it may be back at once, and is asked again then
+                await peer.channel.send(m.DialBack(ticket=theirs, peer=session.host))
         except PeerError as exc:
             await session.channel.send(m.PathRefused(id=message.id, reason=m.words(exc.what)))
             return
         await session.channel.send(m.PathOffered(id=message.id, ticket=ours))
 
-    def _path_peer(self, session: Session, name: str) -> Session:
+    async def _path_peer(self, session: Session, name: str) -> Session:
+        """The host at the other end. One that was here a moment ago (a worker that carried its session died, here or
+        there) is waited for: whoever asks now would otherwise fail for it."""
         host = session.host
         if name == host or not self._audience.sees(session.hearer, name):
             raise PeerError(f"no rule lets {host} and {shown(name)} reach each other")
+        if name not in self._sessions and self._owner.is_expected(name):
+            with trio.move_on_after(limits.LINK_PATIENCE):
+                await self._awaited.setdefault(name, trio.Event()).wait()
         peer = self._sessions.get(name)
         if peer is None:
             raise PeerError(f"host {name} is not connected to gateway {self._owner.name}")
@@ -409,10 +436,3 @@ class ControlServer:
         finally:
             session.answers.pop(number, None)
         raise Unavailable(f"host {host} did not answer within {limits.CONTROL_REQUEST_TIMEOUT:.0f} s")
-
-
-async def _dial_back(peer: Session, message: m.DialBack) -> None:
-    try:
-        await peer.channel.send(message)
-    except ControlEnded as exc:
-        raise PeerError(f"host {peer.host} was lost: {exc.what}") from None

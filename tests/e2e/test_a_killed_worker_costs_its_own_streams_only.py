@@ -54,7 +54,11 @@ def replaced(estate: Estate, home: str, killed: int) -> bool:
 
 def not_ok(estate: Estate) -> str:
     """What both ends wrote down of streams that did not end well."""
-    lines = (line for home in (CLIENT, SERVER) for line in estate.ok(home, "-o", "json", "flows").splitlines())
+    lines = (
+        line
+        for home in (CLIENT, SERVER)
+        for line in estate.ok(home, "-o", "json", "flows", "--limit", "10000").splitlines()
+    )
     return "\n".join(line for line in lines if '"result":"ok"' not in line)
 
 
@@ -86,6 +90,6 @@ def test_one_of_two_workers_is_killed_under_load(estate: Estate, way: str) -> No
                 print(f"{home}: {figures}; {len(failed)} of {total} requests failed")
                 late = sorted(began for began in failed if began > 0)
                 assert not late, f"failed although they began {late} s after it was dead:\n{not_ok(estate)}"
-                assert took < max(REPLACED, 2 * start)
+                assert took < max(REPLACED, 3 * start)
                 if home == OPERATOR and way == "direct":
                     assert not failed, "nothing of it goes through the gateway"

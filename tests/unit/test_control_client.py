@@ -13,7 +13,7 @@ import trio.testing
 
 from agents.control import messages as m
 from agents.control.channel import ControlChannel, ControlLost
-from agents.control.client import GatewayLink
+from agents.control.client import GatewayLink, NoWorker
 from bridge import limits
 from bridge.errors import PeerError
 from bridge.flows import Flow
@@ -348,18 +348,17 @@ async def test_a_draining_gateway_is_not_moved_to(autojump_clock: trio.testing.M
         assert w.attempts == 1
 
 
-async def test_whoever_needs_a_link_that_is_just_being_opened_can_wait_for_it(
+async def test_whoever_needs_a_link_that_is_just_being_opened_or_was_just_lost_can_wait_for_it(
     nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
 ) -> None:
     async with wire() as w:
-        await w.link.attempt_over()
-        end = await w.begun()
         seen: list[bool] = []
 
         async def wait() -> None:
-            await w.link.attempt_over()
+            await w.link.decided()
             seen.append(w.link.connected)
 
+        end = await w.begun()
         nursery.start_soon(wait)
         await settled()
         assert not seen
@@ -368,6 +367,36 @@ async def test_whoever_needs_a_link_that_is_just_being_opened_can_wait_for_it(
         assert seen == [True]
         await wait()
         assert seen == [True, True]
+        end.close()
+        await trio.sleep(0.001)
+        assert not w.link.connected
+        nursery.start_soon(wait)
+        await w.up()
+        await settled()
+        assert seen == [True, True, True]
+
+
+async def test_nobody_waits_for_a_link_that_has_been_down_for_long(autojump_clock: trio.testing.MockClock) -> None:
+    async with wire() as w:
+        began = trio.current_time()
+        while trio.current_time() - began < 2 * limits.LINK_PATIENCE:
+            (await w.begun()).close()
+        await settled()
+        with trio.fail_after(0.001):
+            await w.link.decided()
+        assert not w.link.connected
+
+
+async def test_a_worker_of_ours_that_is_not_ready_makes_no_later_wait_longer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with wire() as w:
+        w.error = NoWorker("no data worker is ready")
+        await trio.sleep(60)
+        w.error = None
+        began = trio.current_time()
+        await w.up()
+        assert trio.current_time() - began <= limits.BACKOFF_FIRST
 
 
 # --- hearing ----------------------------------------------------------------------------------------------------------

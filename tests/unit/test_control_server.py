@@ -47,6 +47,7 @@ class FakeGateway:
     report_error: Exception | None = None
     offers: list[tuple[str, str]] = field(default_factory=list)
     offer_error: PeerError | None = None
+    expected: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         body, document = build([ALLOW], "text", random_bytes=random.Random(1).randbytes)
@@ -91,6 +92,12 @@ class FakeGateway:
         self.offers.append((a, b))
         return f"ticket of {a}", f"ticket of {b}"
 
+    def waiting_for(self, host: str) -> list[tuple[str, str]]:
+        return [(a, f"ticket of {b}") for a, b in self.offers if b == host]
+
+    def is_expected(self, host: str) -> bool:
+        return host in self.expected
+
     def words(self) -> list[tuple[str, str]]:
         return [(what, name) for what, name, _ in self.said]
 
@@ -100,7 +107,7 @@ class Town:
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.gateway = FakeGateway()
-        self.server = ControlServer(self.gateway, self.gateway.offer)
+        self.server = ControlServer(self.gateway, self.gateway)
         self._nursery = nursery
         self._ends: list[HostEnd] = []
 
@@ -520,6 +527,43 @@ async def test_a_path_is_offered_to_both_ends() -> None:
         await a.send(m.PathWanted(id=3, peer="vm1"))
         assert await b.receive() == m.DialBack(ticket="ticket of vm1", peer="vm2")
         assert await a.receive() == m.PathOffered(id=3, ticket="ticket of vm2")
+
+
+async def test_a_host_that_was_here_a_moment_ago_is_waited_for(autojump_clock: trio.testing.MockClock) -> None:
+    async with town() as t:
+        a = await t.join("vm2")
+        t.gateway.expected.add("vm1")
+        await a.send(m.PathWanted(id=3, peer="vm1"))
+        await trio.sleep(limits.LINK_PATIENCE / 2)
+        b = t.dial("vm1")
+        await b.send(m.Hello(version="1", epoch=1, number=1))
+        said = [await b.receive() for _ in range(3)]
+        assert m.DialBack(ticket="ticket of vm1", peer="vm2") in said
+        assert await a.receive() == m.PathOffered(id=3, ticket="ticket of vm2")
+
+
+async def test_a_host_that_does_not_come_back_is_waited_for_a_moment_only(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with town() as t:
+        a = await t.join("vm2")
+        t.gateway.expected.add("vm1")
+        began = trio.current_time()
+        await a.send(m.PathWanted(id=3, peer="vm1"))
+        assert await a.receive() == m.PathRefused(id=3, reason="host vm1 is not connected to gateway gw1")
+        assert trio.current_time() - began == pytest.approx(limits.LINK_PATIENCE)
+
+
+async def test_who_was_asked_to_connect_by_a_session_that_died_is_asked_again_by_the_next() -> None:
+    async with town() as t:
+        a, b = await t.join("vm2"), await t.join("vm1")
+        await a.send(m.PathWanted(id=3, peer="vm1"))
+        assert await a.receive() == m.PathOffered(id=3, ticket="ticket of vm2")
+        b.close()  # with what it was sent unread
+        again = t.dial("vm1")
+        await again.send(m.Hello(version="1", epoch=2, number=1))
+        assert isinstance(await again.receive(), m.Welcome)
+        assert await again.receive() == m.DialBack(ticket="ticket of vm1", peer="vm2")
 
 
 @pytest.mark.parametrize(

@@ -312,7 +312,7 @@ async def test_c23_strangers_cost_a_bounded_number_of_slots(tmp_path: Path, monk
             ends.append(theirs)
             await g.agent.worker_message(WORKER, m.Guest(remote="10.0.0.9:1"), [ours])
         await trio.testing.wait_all_tasks_blocked()
-        assert len(g.agent._guests) == 3
+        assert g.agent._guests.waiting == 3
         assert [_is_open(end) for end in ends] == [False, False, True, True, True], "who has waited longest goes"
     for end in ends:
         end.close()
@@ -336,7 +336,7 @@ async def test_h10_a_preface_that_is_none_of_ours_is_closed(tmp_path: Path, line
         theirs.send(line)
         await g.agent.worker_message(WORKER, m.Guest(remote="10.0.0.9:1"), [ours])
         await trio.testing.wait_all_tasks_blocked()
-        assert not g.agent._guests
+        assert not g.agent._guests.waiting
         theirs.setblocking(False)
         assert not _is_open(theirs)
         theirs.close()
@@ -353,7 +353,7 @@ async def test_two_tickets_make_a_path_and_a_lost_worker_gives_its_sockets_back(
             ends.append(theirs)
             await g.agent.worker_message(WORKER, m.Guest(remote="10.0.0.9:1"), [ours])
         await trio.testing.wait_all_tasks_blocked()
-        assert not g.agent._guests
+        assert not g.agent._guests.waiting
         assert [_is_open(end) for end in ends] == [False, False] and not g.agent._paths.joined
         for end in ends:
             end.close()

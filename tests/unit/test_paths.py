@@ -156,3 +156,16 @@ async def test_f46_offers_for_a_revoked_host_are_forgotten_and_its_paths_are_nam
     await gate.paths.arrive(kept, ours)
     for sock in (*socks, ours, theirs):
         sock.close()
+
+
+async def test_who_was_asked_to_connect_and_has_not_come_is_known() -> None:
+    gate = Gate()
+    for_a, for_b = gate.paths.offer("vm1", "vm2")
+    gate.paths.offer("vm2", "vm3")
+    (a, a_end), (b, b_end) = pair(), pair()
+    await gate.paths.arrive(for_a, a)
+    assert gate.paths.waiting_for("vm2") == [("vm1", for_b)] and gate.paths.waiting_for("vm1") == []
+    await gate.paths.arrive(for_b, b)
+    assert gate.paths.waiting_for("vm2") == []
+    for sock in (a, a_end, b, b_end):
+        sock.close()
