@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agents.estate import Operator
-    from agents.operating.services import Which
+    from agents.operating.services import Placed, Which
     from inventory.endpoints import Endpoint
     from inventory.model import Import, Instance
 
@@ -59,7 +59,7 @@ def add(
 ) -> None:
     """Place an instance of the service NAME on a host; several instances are balanced.
 
-    Adding the same target again replaces what was said about it, and ends a drain of it.
+    Adding the same target again replaces all that was said about it, its port too, and ends a drain of it.
     """
     from agents.checks.spec import parse_check
     from agents.estate import operate
@@ -79,14 +79,17 @@ def add(
         labels=labels_of(labels),
     )
 
-    async def work() -> bool:
+    async def work() -> Placed:
         async with operate(app.home) as operator:
             return await add_service(operator, instance)
 
-    is_news = run(work)
+    placed = run(work)
     if app.is_json:
-        print_json({"id": instance.id, "changed": is_news})
-    words(f"{instance.id} is placed at port {instance.port}" if is_news else f"{instance.id} is as it was")
+        print_json({"id": instance.id, "changed": placed.is_news})
+    before = placed.port_before
+    moved = f", was {before}: callers of port {before} are refused from now on" if before is not None else ""
+    done = f"{instance.id} is placed at port {instance.port}{moved}"
+    words(done if placed.is_news else f"{instance.id} is as it was")
 
 
 @service.command("import", epilog="Example: meshbridge service import checkout --tag v2 --as shop --port 80")

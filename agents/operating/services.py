@@ -106,8 +106,17 @@ def _check_import(state: AuthorityState, wanted: Import) -> None:
         raise InputError(what, where="--port", hint=f"give --port {other.port}, or another name with --as")
 
 
-async def add_service(operator: Operator, instance: Instance) -> bool:
-    """Places the instance, or changes the one at the same target (a drain of it ends); whether that was news.
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """What became of a `service add`."""
+
+    is_news: bool
+    port_before: int | None = None
+    """Where applications found it until now, if that was another port."""
+
+
+async def add_service(operator: Operator, instance: Instance) -> Placed:
+    """Places the instance, or changes the one at the same target (a drain of it ends).
 
     Raises:
         AnswerIsNo: there is no such host.
@@ -118,12 +127,17 @@ async def add_service(operator: Operator, instance: Instance) -> bool:
     except InputError as exc:
         raise InputError(exc.what, where=f"--check {exc.where}".strip(), hint=exc.hint) from None
 
+    moved_from: list[int] = []
+
     def decide(state: AuthorityState) -> list[Body]:
         known_host(state, instance.host)
         _check_port(state, instance)
-        return [] if state.instances.get(instance.id) == instance else [InstanceBody(instance=instance)]
+        before = state.instances.get(instance.id)
+        moved_from[:] = [before.port] if before is not None and before.port != instance.port else []
+        return [] if before == instance else [InstanceBody(instance=instance)]
 
-    return bool(await operator.append(decide, message=f"service add {instance.service} on {instance.host}"))
+    is_news = bool(await operator.append(decide, message=f"service add {instance.service} on {instance.host}"))
+    return Placed(is_news, moved_from[0] if moved_from else None)
 
 
 def _check_port(state: AuthorityState, instance: Instance) -> None:

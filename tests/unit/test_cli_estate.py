@@ -222,8 +222,12 @@ def test_all_instances_of_a_service_have_one_port(op: CommandLine) -> None:
 def test_one_instance_may_change_its_port(op: CommandLine) -> None:
     op.ok("host", "add", "vm1")
     placed(op)
-    placed(op, "web", "vm1", "127.0.0.1:9000", "--port", "80")
+    again = ("service", "add", "web", "--host", "vm1", "--target", "127.0.0.1:9000")
+    said = op.ok(*again, "--port", "80").err
+    assert "at port 80, was 9000: callers of port 9000 are refused from now on" in said
+    assert "was" not in op.ok(*again, "--port", "80", "--weight", "2").err.replace("as it was", "")
     assert [i["port"] for i in op.json("service", "list")] == [80]
+    op.ok(*again, "--port", "80")
     assert (
         "is as it was"
         in op.ok(*("service", "add", "web", "--host", "vm1", "--target", "127.0.0.1:9000", "--port", "80")).err
