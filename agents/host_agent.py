@@ -289,7 +289,11 @@ class HostAgent(Node):
             genesis, key = self.known.slice.genesis, self.identity.key
             chain = await reissue(gateways, genesis, name=self.name, key=key, version=VERSION)
         await self.keep_identity(chain)
+
+    def identity_renewed(self) -> None:
         self._links.report_changed()
+        if not self._links.is_any_connected:
+            self._links.retry_now()  # with the old one, which has ended, there was none to be had
 
     @property
     def renews(self) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import resource
 import socket
 import time
@@ -57,7 +58,7 @@ _BACKLOG = 1024
 _CLOCK_LOOK = 60.0
 _WATCH = 1.0
 _RETRY_SHARE = 0.05
-"""A renewal that failed is tried again after this share of the certificate's life, or RENEWAL_RETRY if that is less."""
+"""A renewal that failed is tried again within this share of the certificate's life, if RENEWAL_RETRY is not less."""
 
 
 def _live_metrics() -> Metrics:
@@ -182,6 +183,9 @@ class Node:
     async def renew_identity(self) -> None:
         """Get a new certificate. Raises MeshError."""
         raise NotImplementedError
+
+    def identity_renewed(self) -> None:
+        """The workers know the new certificate."""
 
     async def keep_identity(self, chain: str) -> None:
         """Put a new certificate chain (PEM) for our key in the place of the old one. Raises MeshError."""
@@ -342,6 +346,7 @@ class Node:
             try:
                 await self.renew_identity()
                 self.workers.tell_all(m.IdentityChanged())
+                self.identity_renewed()
                 log.info("certificate renewed", ends=clock_words(self.identity.leaf.not_after))
                 await trio.sleep(limits.RENEWAL_INTERVAL)  # what came may be no newer
             except BaseException as exc:  # a foreign chain may be anything; there is time for another
@@ -350,8 +355,7 @@ class Node:
                 known = isinstance(exc, MeshError)
                 ends = clock_words(self.identity.leaf.not_after)
                 log.warning("certificate not renewed yet", reason=str(exc), ends=ends, exc_info=not known)
-                life = leaf.not_after - leaf.not_before
-                await self.renewal_possible.asked(within=min(limits.RENEWAL_RETRY, _RETRY_SHARE * life))
+                await self.renewal_possible.asked(within=random.uniform(0.0, longest_retry(leaf, clock.now())))
 
     # --- the workers ----------------------------------------------------------------------------------------------
 
@@ -472,6 +476,13 @@ def renewal_wait(leaf: PeerIdentity, now: float) -> float:
     if now < leaf.not_before - limits.CLOCK_TOLERANCE:
         return 0.0
     return max(0.0, renewal_at(leaf) - now)
+
+
+def longest_retry(leaf: PeerIdentity, now: float) -> float:
+    """Until a renewal that failed is tried again, at most, with full jitter: a gateway that is back after everything
+    was off has all of its hosts ask at once (F35). Without a good certificate nothing else works."""
+    longest = min(limits.RENEWAL_RETRY, _RETRY_SHARE * (leaf.not_after - leaf.not_before))
+    return min(longest, limits.RENEWAL_RETRY_ENDED) if leaf.not_after <= now else longest
 
 
 async def _counted(answer: Awaitable[int]) -> int:

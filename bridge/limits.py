@@ -240,7 +240,9 @@ DRAIN_LOOK = 1.0
 DRAIN_POLL = 0.2
 """How often a drain looks whether streams are left."""
 RENEWAL_RETRY = 30.0
-"""Between two tries to get a new certificate; there are hours left when the first is made."""
+"""Between two tries to get a new certificate, at most; there are hours left when the first is made."""
+RENEWAL_RETRY_ENDED = 10.0
+"""The same once the old one has ended: without one the node can do nothing else."""
 SAVE_DELAY = 0.2
 """Changes of what is known are written to disk together, at most this late."""
 COUNT_INTERVAL = 1.0

@@ -59,6 +59,7 @@ LONG_FILES = frozenset(
         "any_issuer_gateway_renews_without_consul",
         "bulk_arrives_byte_for_byte_both_ways_at_once",
         "bytes_that_come_one_at_a_time_mean_the_same",
+        "certificates_are_renewed_without_consul",
         "certificates_rotate_under_streams",
         "commands_answer_from_disk_with_everything_down",
         "enrolment_survives_kill_9",

@@ -14,7 +14,7 @@ import trio.testing
 
 from agents.estate import HomeConfig
 from agents.handover import Inherited
-from agents.node import Node, renewal_wait
+from agents.node import Node, longest_retry, renewal_wait
 from agents.stream_questions import StreamQuestions
 from agents.workers import messages as m
 from bridge import limits
@@ -48,6 +48,12 @@ def test_f44_a_certificate_is_renewed_at_about_half_its_life() -> None:
     assert renewal_wait(leaf(NOW), NOW + wait) == 0.0
     assert renewal_wait(leaf(NOW), NOW + 400 * DAY) == 0.0, "however late it is"
     assert renewal_wait(leaf(NOW), NOW) == pytest.approx(renewal_at(leaf(NOW)) - NOW)
+
+
+def test_f35_a_renewal_that_failed_is_tried_again_at_any_moment_within_a_bound() -> None:
+    assert longest_retry(leaf(NOW), NOW) == limits.RENEWAL_RETRY
+    assert longest_retry(leaf(NOW), NOW + 2 * DAY) == limits.RENEWAL_RETRY_ENDED
+    assert longest_retry(leaf(NOW, life=20.0), NOW) == 16.0, "a twentieth of 20 s and what it starts early"
 
 
 def test_f32_a_certificate_from_the_future_is_replaced_once_the_clock_is_right_again() -> None:
