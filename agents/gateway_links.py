@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import trio
 
@@ -15,7 +15,8 @@ from agents.workers import messages as m
 from bridge import limits
 from bridge.flows import Flow
 from inventory.errors import MeshError, Unavailable
-from inventory.model import Gateway
+from inventory.imports import place_of
+from inventory.model import Gateway, Presence
 from inventory.snapshot import Snapshot
 
 
@@ -28,6 +29,9 @@ class GatewayLinks:
         self._workers = workers
         self._snapshot = snapshot
         self._links: dict[str, GatewayLink] = {}
+        self._lost: tuple[tuple[str, ...], Mapping[str, Presence]] = ((), {})
+        self._with_lost: Mapping[str, Presence] = {}
+        """What `with_lost` made of these."""
 
     def __iter__(self) -> Iterator[GatewayLink]:
         return iter(self._links.values())
@@ -42,6 +46,16 @@ class GatewayLinks:
     @property
     def is_any_connected(self) -> bool:
         return any(link.connected for link in self)
+
+    def with_lost(self, presence: Mapping[str, Presence]) -> Mapping[str, Presence]:
+        """`presence`, and that of the gateways whose link is down: what they bring in is better had through another."""
+        lost = tuple(sorted(link.gateway for link in self if not link.connected))
+        if not lost:
+            return presence
+        if self._lost[0] != lost or self._lost[1] is not presence:
+            self._lost = (lost, presence)
+            self._with_lost = {**presence, **{p: Presence(host=p, online=False) for p in map(place_of, lost)}}
+        return self._with_lost
 
     def follow(self, nursery: trio.Nursery) -> None:
         """One link to every gateway that the operator named, and to no other."""

@@ -157,7 +157,8 @@ class HostAgent(Node):
             self._told = (snapshot.authority, snapshot.allows)
             self.workers.know(m.Authority(state=snapshot.authority, allows=snapshot.allows))
         reported = {**snapshot.reported, self.name: self._services.declared}
-        placed = Placed(snapshot.revision, snapshot.presence, reported, snapshot.health)
+        presence = self._links.with_lost(snapshot.presence)
+        placed = Placed(snapshot.revision, presence, reported, snapshot.health)
         change = placed.since(self._placed)
         if change is not None:
             self._placed = placed

@@ -36,10 +36,9 @@ def visible_names(snapshot: Snapshot) -> dict[str, tuple[ServiceName, int]]:
     for service in snapshot.services.values():
         names[service.name] = (ServiceName(service.name), service.port)
         for instance in service.instances:
-            host = snapshot.host(instance.host)
-            if host is not None and host.site is not None:
-                site = ServiceName(service.name, host.site)
-                names[f"{service.name}.{host.site}"] = (site, service.port)
+            site = snapshot.site_of(instance.host)
+            if site is not None:
+                names[f"{service.name}.{site}"] = (ServiceName(service.name, site), service.port)
     return names
 
 

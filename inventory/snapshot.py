@@ -102,6 +102,12 @@ class Snapshot:
         """The host as its operator signed it, revoked or not."""
         return self.authority.hosts.get(name)
 
+    def site_of(self, place: str) -> str | None:
+        """The site of a host, or of a gateway as a place of instances."""
+        gateway = gateway_of(place)
+        found = self.host(place) if gateway is None else self.authority.gateways.get(gateway)
+        return found.site if found is not None else None
+
     def service(self, name: str) -> Service | None:
         return self.services.get(name)
 

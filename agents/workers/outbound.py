@@ -161,7 +161,7 @@ class Outbound:
             return None
         instances = service.instances
         if flow.site is not None:
-            instances = tuple(i for i in instances if _site_of(snapshot, i) == flow.site)
+            instances = tuple(i for i in instances if snapshot.site_of(i.host) == flow.site)
         if len(instances) == 1:
             only = instances[0]
             return only if only.id not in flow.tried and _serves(snapshot, only) else None
@@ -169,7 +169,7 @@ class Outbound:
         candidates = [
             Candidate(
                 instance=i,
-                site=_site_of(snapshot, i),
+                site=snapshot.site_of(i.host),
                 healthy=_healthy(snapshot, i),
                 ejected=i.id in ejected,
                 load=self._streams.load_of(i.id) / max(i.weight, 1),
@@ -180,8 +180,9 @@ class Outbound:
         return choose(candidates, site=owner.site, rng=self._rng, exclude=flow.tried)
 
     def _reachable(self, host: str) -> bool:
+        """A gateway always: whether it can be dialled is not for its control stream to say."""
         presence = self._owner.snapshot.presence.get(host)
-        return presence is None or presence.online or presence.advertise is not None
+        return presence is None or presence.online or presence.advertise is not None or gateway_of(host) is not None
 
     def _warm(self, instance: Instance | None) -> Tunnel | None:
         if instance is None or instance.host == self._owner.name:
@@ -320,13 +321,11 @@ def user_name(uid: int) -> str:
         return str(uid)
 
 
-def _site_of(snapshot: Snapshot, instance: Instance) -> str | None:
-    host = snapshot.host(instance.host)
-    return host.site if host is not None else None
-
-
 def _healthy(snapshot: Snapshot, instance: Instance) -> bool:
-    return snapshot.health_of(instance).state != "failing"
+    """And its gateway, if one brings it in, heard now."""
+    presence = snapshot.presence.get(instance.host)
+    is_lost = presence is not None and not presence.online and gateway_of(instance.host) is not None
+    return not is_lost and snapshot.health_of(instance).state != "failing"
 
 
 def _serves(snapshot: Snapshot, instance: Instance) -> bool:

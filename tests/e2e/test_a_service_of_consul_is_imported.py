@@ -7,17 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from agents.estate import load_config
+from bridge.tunnels.frames import Code
 from tests.support.consul_catalog import Catalog
 from tests.support.consul_server import ConsulServer, new_consul, options
 from tests.support.estate import OPERATOR, Estate, allow
+from tests.support.gateways import add_gateway, linked, wait_linked
 from tests.support.pair import CLIENT, join, locate, status, wait_connected
 from tests.support.town import Town
-from tests.support.traffic import Backend, ask, eventually, hold, is_alive, is_refused, session
+from tests.support.traffic import Backend, Load, ask, eventually, hold, is_alive, is_refused, session, wait_cut
+from tests.support.tunnel_client import TunnelClient, root_of
 
 
 @pytest.fixture
@@ -143,6 +148,44 @@ def test_entries_of_our_own_do_not_come_back(estate: Estate, town: Town, own_con
         assert "of this very estate" in str(import_row(estate, "web")["problem"])
 
 
+def test_c38_a_gateway_opens_what_consul_lists_to_whom_policy_allows_and_nothing_else(
+    estate: Estate, town: Town, own_consul: ConsulServer
+) -> None:
+    """Asked by a host's own tunnel, with whatever the host's agent would never ask."""
+    catalog = Catalog(own_consul)
+    with Backend("web", hold) as web, Backend("secret") as secret:
+        catalog.register("web", web.target)
+        bring_in(town, "web", "--port", "80")
+        town.policy(allow(f"host:{CLIENT}", "web"))
+        place = locate(estate, CLIENT, "web")
+        home = estate.home(CLIENT)
+        with (
+            session(*place) as sock,
+            TunnelClient(estate.gateway_address, identity=home / "identity.pem", root=root_of(home)) as peer,
+        ):
+            peer.wait_up()
+
+            def answer(service: str, target: str) -> int | None:
+                stream = peer.ask(service, target)
+                return None if stream.refused is None else stream.refused.code
+
+            assert answer("web", web.target) is None
+            for target in (secret.target, "127.0.0.1:22", "169.254.169.254:80", "localhost:80", ""):
+                assert answer("web", target) == Code.UNKNOWN_SERVICE, target
+            assert answer("secret", secret.target) == Code.DENIED, "no such service"
+
+            catalog.deregister("web", web.target)
+            eventually(lambda: answer("web", web.target) == Code.DRAINING, what="Consul lists it no more")
+            assert is_alive(sock)
+            catalog.register("web", web.target)
+            eventually(lambda: answer("web", web.target) is None, what="and again")
+
+            town.policy("")
+            assert wait_cut(sock) < 1.0, "both ends decide again"
+            assert answer("web", web.target) == Code.DENIED
+            assert secret.served == 0
+
+
 def test_f52_without_consul_the_last_answer_stays(estate: Estate, town: Town, own_consul: ConsulServer) -> None:
     catalog = Catalog(own_consul)
     with Backend("one") as one, Backend("held", hold) as held, Backend("two") as two:
@@ -174,3 +217,40 @@ def test_f52_without_consul_the_last_answer_stays(estate: Estate, town: Town, ow
         estate.start_gateway()
         wait_connected(estate, CLIENT)
         assert answering(estate, "web", 2) == {"one", "two"}
+
+
+def test_f01_several_gateways_bring_in_the_same_and_one_may_die(
+    estate: Estate, town: Town, own_consul: ConsulServer
+) -> None:
+    place = load_config(estate.home(OPERATOR)).consul
+    assert place is not None
+    add_gateway(estate, "gw2", place)
+    wait_linked(estate, (CLIENT,), "gw1", "gw2")
+    catalog = Catalog(own_consul)
+    with Backend("one") as one, Backend("two") as two:
+        for pod in (one, two):
+            catalog.register("web", pod.target)
+        town.policy(allow("host:*", "web"), CLIENT)
+        bring_in(town, "web", "--port", "80")
+        web = locate(estate, CLIENT, "web")
+        eventually(lambda: passing(estate, "web") == 4, what="two instances through each of two gateways")
+        eventually(lambda: through(town) == {"gateway:gw1", "gateway:gw2"} if ask(*web) else False, what="balanced")
+
+        with Load(*web, rate=50) as load:
+            load.wait_for(20)
+            killed = time.monotonic()
+            estate.kill9("gw2")
+            eventually(lambda: linked(estate, CLIENT) == {"gw1"}, what="gw2 is lost")
+            load.wait_for(50)
+        failed = [began - killed for began in load.failed_from]
+        print(f"{load.total} requests, {len(failed)} failed, from {min(failed, default=0):.3f} s on")
+        assert all(began < 0.1 for began in failed), "only what ran through it"
+        catalog.deregister("web", one.target)
+        eventually(
+            lambda: ask(*web) == "two" and {ask(*web) for _ in range(10)} == {"two"}, what="followed through gw1"
+        )
+
+
+def through(town: Town) -> set[str]:
+    """The places whose instances took streams."""
+    return {flow["instance"].split("/")[1] for flow in town.flows(CLIENT, "web") if flow["instance"]}

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ from bridge.tunnels.frames import Code, Open, Reason
 from bridge.tunnels.session import Stream
 from inventory.errors import AnswerIsNo, Unavailable
 from inventory.health import HealthByHost
-from inventory.model import Health, Host, Presence
+from inventory.imports import instance_of, place_of
+from inventory.model import Gateway, Health, Host, Import, Presence
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
 from tests.support.estates import instance, rule, snapshot
@@ -54,6 +56,13 @@ class FakePool:
         self.dialled.append(name)
         if name not in self.cold:
             raise Unavailable(f"host {name} cannot be reached: directly: refused")
+        return self._rig.a.tunnel
+
+    async def gateway(self, name: str, address: str) -> Tunnel:
+        await trio.lowlevel.checkpoint()
+        self.dialled.append(f"{name} at {address}")
+        if name not in self.cold:
+            raise Unavailable(f"gateway {name} cannot be reached: refused")
         return self._rig.a.tunnel
 
 
@@ -158,6 +167,59 @@ async def test_a_cold_host_is_dialled(contexts: Contexts) -> None:
         n.pool.cold.add("b")
         await n.connect()
         assert n.pool.dialled == ["b"] and n.streams.count == 1
+
+
+def imported(*gateways: str, **changes: Any) -> Snapshot:
+    """`web` from Consul, through each of the gateways."""
+    wanted = [Import(service="web", gateway=name, source="Web") for name in gateways]
+    known = {name: Gateway(name=name, address=f"10.0.0.9:{n}", site=f"dc{n}") for n, name in enumerate(gateways, 1)}
+    made = snapshot(HOSTS, [], [RULE])
+    authority = replace(made.authority, imports={one.id: one for one in wanted}, gateways=known)
+    found = {place_of(one.gateway): (instance_of(one, "10.0.0.1:80", port=80),) for one in wanted}
+    return made.evolved(authority=authority, reported=found, **changes)
+
+
+async def test_what_a_gateway_brings_in_is_had_from_the_gateway_itself(contexts: Contexts) -> None:
+    async with node(contexts, imported("gw1")) as n:
+        n.pool.cold.add("gw1")
+        await n.connect()
+        assert n.pool.dialled == ["gw1 at 10.0.0.9:1"] and n.asked == ["10.0.0.1:80"]
+        assert n.streams.load_of("web/gateway:gw1/10.0.0.1:80") == 1
+
+
+async def test_c07_a_gateways_instance_is_never_had_from_a_host_of_its_name(contexts: Contexts) -> None:
+    async with node(contexts, imported("b")) as n:
+        n.pool.warm.add("b")  # as a gateway; the fake takes no roles apart
+        n.pool.usable = lambda peer: None if peer.role == "host" else n.rig.a.tunnel  # type: ignore[method-assign]
+        await n.connect()
+        assert n.pool.dialled == [] and n.asked == ["10.0.0.1:80"]
+    async with node(contexts, imported("b")) as n:
+        n.pool.usable = lambda peer: n.rig.a.tunnel if peer.role == "host" else None  # type: ignore[method-assign]
+        program = await n.connect()
+        assert n.pool.dialled == ["b at 10.0.0.9:1"] and n.asked == [] and is_closed(program)
+
+
+async def test_a_gateway_that_is_not_heard_is_left_for_another_that_brings_in_the_same(contexts: Contexts) -> None:
+    lost = {"gateway:gw1": Presence(host="gateway:gw1", online=False)}
+    async with node(contexts, imported("gw1", "gw2", presence=lost)) as n:
+        n.pool.cold.update({"gw1", "gw2"})
+        for _ in range(8):
+            await n.connect()
+        assert set(n.pool.dialled) == {"gw2 at 10.0.0.9:2"}
+    lost["gateway:gw2"] = Presence(host="gateway:gw2", online=False)
+    async with node(contexts, imported("gw1", "gw2", presence=lost)) as n:
+        n.pool.cold.update({"gw1", "gw2"})
+        for _ in range(24):
+            await n.connect()
+        assert len(set(n.pool.dialled)) == 2, "with none that is heard all are tried"
+
+
+async def test_a_gateways_site_is_that_of_what_it_brings_in(contexts: Contexts) -> None:
+    async with node(contexts, imported("gw1", "gw2")) as n:
+        n.pool.cold.update({"gw1", "gw2"})
+        for _ in range(6):
+            await n.connect(ServiceName("web", "dc2"))
+        assert set(n.pool.dialled) == {"gw2 at 10.0.0.9:2"}
 
 
 async def test_what_policy_refuses_is_closed_with_a_record(contexts: Contexts) -> None:
