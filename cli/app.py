@@ -32,7 +32,34 @@ class App:
 pass_app = click.make_pass_decorator(App)
 
 
-HOME_TYPE = click.Path(file_okay=False, path_type=Path)
+class _Home(click.Path):
+    """A directory that this user may use, or that is not there yet."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not str(value):  # `--home "$DIR"` with nothing in DIR must not mean the current directory
+            self.fail("it is empty; is a variable unset?", param, ctx)
+        home = super().convert(value, param, ctx)
+        _refuse_anothers(home)
+        return home
+
+
+def _refuse_anothers(home: Path) -> None:
+    """Raises Unavailable: it is another user's."""
+    owner = "its owner"
+    try:
+        owner = f"its owner (user {home.stat().st_uid})"
+        if os.access(home, os.R_OK | os.X_OK):
+            return
+    except PermissionError:
+        pass  # what it is in cannot be entered either
+    except OSError:
+        return
+    from inventory.errors import Unavailable
+
+    raise Unavailable("this home cannot be read: Permission denied", where=str(home), hint=f"run as {owner} or as root")
+
+
+HOME_TYPE = _Home(file_okay=False, readable=False, path_type=Path)
 OUTPUT_TYPE = click.Choice(["table", "json"])
 
 

@@ -263,3 +263,27 @@ def test_the_home_may_come_from_the_environment(
     monkeypatch.setenv("MESHBRIDGE_HOME", str(tmp_path / "elsewhere"))
     assert main.run(["status"]) == 64
     assert str(tmp_path / "elsewhere") in capsys.readouterr().err
+
+
+def test_a_home_that_is_empty_text_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    """An unset variable in a script must not mean the current directory."""
+    for args in (["--home", "", "status"], ["status", "--home", ""]):
+        assert main.run(args) == 2
+        assert "it is empty; is a variable unset?" in capsys.readouterr().err
+
+
+def test_the_home_of_another_user_is_refused_with_whom_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    said = CommandLine(tmp_path).refused(69, "status")
+    assert f"{tmp_path}: this home cannot be read: Permission denied" in said
+    assert f"hint: run as its owner (user {os.getuid()}) or as root" in said
+
+
+def test_a_home_in_a_directory_of_another_user_is_refused_in_the_same_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path) -> os.stat_result:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "stat", denied)
+    assert "hint: run as its owner or as root" in CommandLine(tmp_path / "home").refused(69, "status")
