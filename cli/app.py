@@ -38,7 +38,7 @@ class _Home(click.Path):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if not str(value):  # `--home "$DIR"` with nothing in DIR must not mean the current directory
             self.fail("it is empty; is a variable unset?", param, ctx)
-        home = super().convert(value, param, ctx)
+        home = Path(os.fsdecode(super().convert(value, param, ctx)))
         _refuse_anothers(home)
         return home
 
