@@ -148,11 +148,10 @@ class Known:
         view = views[gateway] = _placed(view, said or View(), update, after)
         same_policy = after.policy_number == before.authority.policy_number
         leaves = leaves_in_force(views, after.policy_number)
-        leaves = self.leaves if same_policy and leaves == self.leaves else leaves
+        leaves = self.leaves if leaves is self.leaves or (same_policy and leaves == self.leaves) else leaves
         allows = before.allows if leaves is self.leaves and same_policy else _rules(slice_, leaves)
-        touched = (
-            _touched(update) if self.views.keys() == views.keys() and not update.full else _hosts(self.views, views)
-        )
+        all_differ = update.full or self.views.keys() != views.keys() or said is None or not said.linked
+        touched = _hosts(self.views, views) if all_differ else _touched(update)
         now = places(views, self._places, touched)
         snapshot = before.evolved(
             authority=after,
