@@ -279,7 +279,8 @@ class DataWorkers:
         ending = len(self._generations) - 1
         if ending >= limits.OLD_GENERATIONS_MAX:
             raise Unavailable(
-                f"{ending} generations of workers are still ending", hint="`status` shows what they carry"
+                f"{ending} generations of workers were still ending",
+                hint="SIGHUP again when `status` shows fewer as ending",
             )
         before = self._serving
         after = Generation(tuple(Slot(slot.restarts) for slot in before.slots), missing=len(before.slots))

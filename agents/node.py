@@ -299,12 +299,16 @@ class Node:
                 await self.reload()
                 log.info("reloaded")
             except MeshError as exc:
-                self.last_reload = f"refused: {exc}"
+                self._say_reload(f"refused: {_with_hint(exc)}")
                 log.error("reload refused; everything stays as it was", reason=str(exc), hint=exc.hint)
             else:
                 await self._renew_workers()
             if not self.replaced_by:  # else the next one says it
                 say_reloaded()
+
+    def _say_reload(self, what: str) -> None:
+        """With its time: what it says may not be so any more when somebody reads it."""
+        self.last_reload = f"{clock_words(clock.now())}: {what}"
 
     async def _renew_workers(self) -> None:
         """New workers, from the code on disk, take the place of those that are there."""
@@ -315,10 +319,10 @@ class Node:
                 return
             await self.workers.renew()
         except MeshError as exc:
-            self.last_reload = f"done, but the workers stay: {exc}"
+            self._say_reload(f"done, but the workers stay: {_with_hint(exc)}")
             log.warning("the workers stay as they are", reason=str(exc), hint=exc.hint)
             return
-        self.last_reload = "done, with new workers"
+        self._say_reload("done, with new workers")
         log.info("new workers serve", pids=[worker.pid for worker in self.workers if worker.serves])
         self.workers_renewed()
 
@@ -483,6 +487,10 @@ def longest_retry(leaf: PeerIdentity, now: float) -> float:
     was off has all of its hosts ask at once (F35). Without a good certificate nothing else works."""
     longest = min(limits.RENEWAL_RETRY, _RETRY_SHARE * (leaf.not_after - leaf.not_before))
     return min(longest, limits.RENEWAL_RETRY_ENDED) if leaf.not_after <= now else longest
+
+
+def _with_hint(exc: MeshError) -> str:
+    return f"{exc}; {exc.hint}" if exc.hint else str(exc)
 
 
 async def _counted(answer: Awaitable[int]) -> int:

@@ -279,16 +279,20 @@ async def test_another_version_takes_over_only_when_it_can_start(
         renewed.append("renewed")
 
     def broken() -> None:
-        raise Unavailable("the version on disk cannot be started: SyntaxError: invalid syntax")
+        raise Unavailable(
+            "the version on disk cannot be started: SyntaxError: invalid syntax", hint="mend it, reload again"
+        )
 
+    monkeypatch.setattr("agents.node.clock.now", lambda: NOW)
     workers(node).renew, workers(node).leave = renew, lambda: left.append("left")
     await node._renew_workers()
-    assert renewed == ["renewed"] and node.last_reload == "done, with new workers"
+    assert renewed == ["renewed"] and node.last_reload == "2027-01-15 08:00:00Z: done, with new workers"
     monkeypatch.setattr("agents.node.handover.probe", broken)
     for installed, why in (("", "is not installed"), ("9.9.9", "SyntaxError")):
         monkeypatch.setattr("agents.node.handover.installed_version", lambda installed=installed: installed)
         await node._renew_workers()
-        assert why in node.last_reload and node.last_reload.startswith("done, but the workers stay")
+        assert why in node.last_reload and "08:00:00Z: done, but the workers stay" in node.last_reload
+        assert node.last_reload.endswith("reload again")
         assert not node.replaced_by and not left and renewed == ["renewed"]
     held: list[str] = []
     monkeypatch.setattr("agents.node.handover.probe", lambda: None)

@@ -458,8 +458,9 @@ async def test_only_so_many_old_generations_linger(nursery: trio.Nursery) -> Non
         await settled()
         for _ in range(limits.OLD_GENERATIONS_MAX):
             await renewed(made, nursery)
-        with pytest.raises(Unavailable, match="2 generations of workers are still ending"):
+        with pytest.raises(Unavailable, match="2 generations of workers were still ending") as caught:
             await made.workers.renew()
+        assert "SIGHUP again" in caught.value.hint
         made.started[0].channel.close()
         await settled()
         await renewed(made, nursery)
