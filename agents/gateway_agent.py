@@ -20,6 +20,7 @@ import trio
 from agents import clock, handover
 from agents.admin.server import AdminConnection
 from agents.backoff import Backoff
+from agents.catalog.switch import catalog_of
 from agents.control import messages as c
 from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
@@ -31,7 +32,7 @@ from agents.estate import Home, HomeConfig, load_config, open_registry
 from agents.gateway_status import host_rows, service_rows
 from agents.guards import must_pass
 from agents.handover import Inherited
-from agents.imports.importer import Importer
+from agents.imports.importer import Importer, consul_of
 from agents.issuing import Issuing
 from agents.knowledge.kept import EnrolledKeys, open_kept
 from agents.knowledge.ledger import Ledger
@@ -124,8 +125,9 @@ class GatewayAgent(Node):
         )
         self.snapshot.prepare()
         self._control = ControlServer(self, self._paths)
-        consul = _consul_of(registry) if config.consul is not None else None
+        consul = consul_of(registry) if config.consul is not None else None
         self._imports = Importer(config.name, config.trust_domain, self.workers, consul, self._place_imports)
+        self._catalog = catalog_of(config, registry, lambda: self.snapshot, self.metrics)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -144,6 +146,7 @@ class GatewayAgent(Node):
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._end_leases)
         nursery.start_soon(self._paths.sweep)
+        nursery.start_soon(self._catalog.run)
 
     def _expect_hosts(self) -> None:
         """Those that were here when we ended are on their way back."""
@@ -206,6 +209,7 @@ class GatewayAgent(Node):
         self.snapshot, self._latest, self._slicer, self._keys = after, latest, slicer, frozenset()
         self._control.publish(touched)  # first: a revocation waits for nobody
         self.count_instances(after, touched.named)
+        self._catalog.changed(touched.named)
         self._ahead = {host: number for host, number in self._ahead.items() if number > state.number}
         gone = [host for host in touched.named if self._control.holds(host) and self._gone(host) is not None]
         for host in gone:
@@ -344,6 +348,7 @@ class GatewayAgent(Node):
         self.snapshot = before.evolved(touched, **changes, revision=before.revision + 1)
         self.count_instances(self.snapshot, touched.hosts)
         self._imports.placed(self.snapshot, touched.hosts)  # first: who hears of an instance may come at once
+        self._catalog.changed(touched.hosts)
         self._control.publish(touched)
         self._moved |= touched.hosts
         self._unsaved |= touched.hosts
@@ -498,6 +503,7 @@ class GatewayAgent(Node):
             "imports": self._imports.status(),
             "hosts": host_rows(self.snapshot, is_here=self._control.holds, streams=self._streams_of, ends=ends),
             "services": service_rows(self.snapshot),
+            **self._catalog.status(),
         }
 
     def warnings(self) -> list[dict[str, str]]:
@@ -506,20 +512,13 @@ class GatewayAgent(Node):
             host, seen = max(self._ahead.items(), key=lambda item: item[1])
             text = f"host {host} says it has seen entry {seen}, our log ends at {self.snapshot.authority.number}"
             found.append(warning("behind", f"{text}: the registry went back, or another gateway is ahead"))
-        found += [warning("import", text) for text in self._imports.problems()]
+        found += [*(warning("import", text) for text in self._imports.problems()), *self._catalog.warnings()]
         if self.name not in self.snapshot.authority.gateways:
             text = f"gateway {self.name} was removed from the estate: hosts leave it, end it"
             found.append(warning("removed", text, severity="error"))
         if self.snapshot.authority.policy is None:
             found.append(warning("no-policy", "no policy is applied, so nothing is allowed"))
         return found
-
-
-def _consul_of(registry: Registry) -> Any:
-    # Only here: its libraries take longer to load than the rest of a gateway.
-    from agents.consul import transport_of
-
-    return transport_of(registry)
 
 
 async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:

@@ -1,4 +1,4 @@
-"""I/O: which data worker of a gateway carries which path."""
+"""I/O: which data worker of a gateway carries which path, and how many it can."""
 
 from __future__ import annotations
 

@@ -206,6 +206,18 @@ BACKOFF_FIRST = 0.2
 BACKOFF_MAX = 15.0
 FIRST_LEASE = BACKOFF_MAX + LEASE
 """After a gateway's start: a host that it lost may have begun its longest wait just before the gateway was there."""
+CATALOG_LOOK = 30.0
+"""Between two looks at our part of Consul's catalog: what others did to it is mended within a minute (F51)."""
+CATALOG_PAUSE = 0.05
+"""Between two transactions on the catalog: at most 20 a second, each with up to 63 entries."""
+CATALOG_READ_PAUSE = 0.01
+"""Between two service names whose instances are read."""
+CATALOG_PLANNED = 200
+"""Nodes of the catalog compared before everything else gets its turn."""
+CATALOG_TRIES = 3
+"""How often a node that others change at the same moment is tried before it is left until the next look."""
+CATALOG_RELEASE = 3.0
+"""To give the catalog's lock away at the end of the process; without an answer it ends by itself."""
 INSTANCES_PER_HOST = 1000
 """Instances one host may report by its own word (H26)."""
 IMPORTS_MAX = 32

@@ -98,6 +98,10 @@ class LiveMetrics:
         self._age = Gauge("snapshot_age_seconds", "Since the snapshot in force was known to be current.")
         self._number = Gauge("snapshot_number", "Number of the last authority entry in force.")
         self._dropped = Counter("flow_records_dropped", "Flow records lost to a full disk or a flood.")
+        self._catalog_writes = Counter("catalog_writes", "Transactions on Consul's catalog.")
+        self._catalog_entries = Gauge(
+            "catalog_entries", "Entries of ours in Consul's catalog.", closed={"kind": values("node", "service")}
+        )
         self._build = Gauge("build_info", "Always 1.", names=("version",), is_known=lambda name: True)
         self._by_service = (self._streams, self._bytes)
         self._families = tuple(f for f in vars(self).values() if isinstance(f, Counter | Gauge | Histogram))
@@ -149,6 +153,10 @@ class LiveMetrics:
 
     def flows_dropped(self, total: int) -> None:
         self._dropped.set(total)
+
+    def catalog(self, *, writes: int, entries: Mapping[str, int]) -> None:
+        self._catalog_writes.add(writes)
+        self._catalog_entries.replace(((kind,), count) for kind, count in entries.items())
 
     def render(self) -> bytes:
         reports = self._open_now.values()

@@ -40,6 +40,9 @@ class Metrics(Protocol):
     def flows_dropped(self, total: int) -> None:
         """Flow records lost since the start."""
 
+    def catalog(self, *, writes: int, entries: Mapping[str, int]) -> None:
+        """Transactions on Consul's catalog since the last time; nodes and services of ours in it."""
+
     def render(self) -> bytes:
         """The page in Prometheus text format 0.0.4."""
 
@@ -69,6 +72,9 @@ class NoMetrics:
         pass
 
     def flows_dropped(self, total: int) -> None:
+        pass
+
+    def catalog(self, *, writes: int, entries: Mapping[str, int]) -> None:
         pass
 
     def render(self) -> bytes:

@@ -17,7 +17,7 @@ _FILE = click.Path(dir_okay=False, path_type=Path)
 
 
 def consul_options(command: F) -> F:
-    """Adds them as `consul_address`, `consul_token_file`, `consul_ca` and `consul_prefix`."""
+    """Adds them as `consul_address`, `consul_token_file`, `consul_ca`, `consul_prefix` and `consul_catalog`."""
     options = (
         click.option(
             "--consul-address",
@@ -30,6 +30,7 @@ def consul_options(command: F) -> F:
             "--consul-ca", metavar="FILE", type=_FILE, help="CA of Consul's certificate.  [default: system's]"
         ),
         click.option("--consul-prefix", metavar="PREFIX", help="Folder of Consul's KV.  [default: meshbridge/]"),
+        click.option("--consul-catalog", is_flag=True, help="Show hosts and instances in Consul's catalog."),
     )
     for option in reversed(options):
         command = option(command)
@@ -37,7 +38,13 @@ def consul_options(command: F) -> F:
 
 
 def consul_place(
-    is_wanted: bool, addresses: tuple[str, ...], token_file: Path | None, ca: Path | None, prefix: str | None
+    is_wanted: bool,
+    addresses: tuple[str, ...],
+    token_file: Path | None,
+    ca: Path | None,
+    prefix: str | None,
+    *,
+    catalog: bool = False,
 ) -> ConsulPlace | None:
     """What the options say; None when no registry in Consul is wanted.
 
@@ -46,7 +53,7 @@ def consul_place(
         InputError: one of them cannot be used.
     """
     if not is_wanted:
-        if addresses or any(option is not None for option in (token_file, ca, prefix)):
+        if addresses or catalog or any(option is not None for option in (token_file, ca, prefix)):
             raise click.UsageError("the --consul options are for a registry in Consul")
         return None
     if not addresses:
@@ -59,6 +66,7 @@ def consul_place(
         prefix=prefix or DEFAULT_PREFIX,
         token_file=str(token_file.absolute()) if token_file else None,
         ca_file=str(ca.absolute()) if ca else None,
+        catalog=catalog,
     )
 
 

@@ -48,6 +48,7 @@ def init(
     consul_token_file: Path | None,
     consul_ca: Path | None,
     consul_prefix: str | None,
+    consul_catalog: bool,
 ) -> None:
     """Make a trust domain here: operator key, root, issuer, registry, first gateway.
 
@@ -65,7 +66,14 @@ def init(
         namespace=namespace,
         listen=listen,
         certificate_lifetime=certificate_lifetime,
-        consul=consul_place(registry == "consul", consul_address, consul_token_file, consul_ca, consul_prefix),
+        consul=consul_place(
+            registry == "consul",
+            consul_address,
+            consul_token_file,
+            consul_ca,
+            consul_prefix,
+            catalog=consul_catalog,
+        ),
     )
     config = run(lambda: bootstrap.init(app.home, estate))
     made = {

@@ -77,6 +77,7 @@ def copy(
     consul_token_file: Path | None,
     consul_ca: Path | None,
     consul_prefix: str | None,
+    consul_catalog: bool,
 ) -> None:
     """Move the estate's registry between this home and Consul, with the gateway stopped.
 
@@ -86,7 +87,14 @@ def copy(
 
     if source == target:
         raise click.UsageError("--from and --to are the same")
-    place = consul_place(target == "consul", consul_address, consul_token_file, consul_ca, consul_prefix)
+    place = consul_place(
+        target == "consul",
+        consul_address,
+        consul_token_file,
+        consul_ca,
+        consul_prefix,
+        catalog=consul_catalog,
+    )
     if place is not None:
         moved = run(lambda: registry_moves.move_to_consul(app.home, place))
     else:

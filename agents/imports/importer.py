@@ -27,6 +27,7 @@ from inventory.discovery.consul_listing import next_index
 from inventory.errors import MeshError
 from inventory.imports import place_of
 from inventory.model import Health, Import, Instance
+from inventory.registries.interface import Registry
 from inventory.snapshot import Snapshot
 
 log = get_logger()
@@ -204,3 +205,11 @@ class Importer:
             what = f"{len(self._too_many)} imports are not followed: one gateway takes {limits.IMPORTS_MAX}"
             found.append(f"{what} (the first is {self._too_many[0]})")
         return found
+
+
+def consul_of(registry: Registry) -> Any:
+    """The connections of a registry that is in Consul."""
+    # Only here: its libraries take longer to load than the rest of a gateway.
+    from agents.consul import transport_of
+
+    return transport_of(registry)

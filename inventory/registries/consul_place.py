@@ -61,6 +61,8 @@ class ConsulPlace(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """Absolute path of the file that holds the ACL token, for its owner alone."""
     ca_file: str | None = None
     """Absolute path of the CA certificates, PEM, that Consul's certificate must come from; None: the system's."""
+    catalog: bool = False
+    """Whether the gateways write hosts and instances into Consul's catalog, which others use too."""
 
     def __post_init__(self) -> None:
         """Raises InputError."""

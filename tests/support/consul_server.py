@@ -44,6 +44,13 @@ def documented_policy(prefix: str = "meshbridge/") -> str:
     return found[1].replace("meshbridge/", prefix)
 
 
+def documented_catalog_policy(domain: str) -> str:
+    """The further rules of the document for a gateway that writes the catalog."""
+    found = re.search(r"```hcl\n(node_prefix.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    assert found, "docs/consul.md has no policy for the catalog"
+    return found[1].replace("corp.internal", domain)
+
+
 class Authority:
     """A CA for the certificates of Consul servers."""
 
