@@ -179,9 +179,7 @@ def join(
     from agents.control.gateway_joining import GatewayOptions, join_gateway
 
     named = any(option for option in (consul_address, consul_token_file, consul_ca, consul_prefix))
-    place = consul_place(
-        named, consul_address, consul_token_file, consul_ca, consul_prefix, catalog=consul_catalog
-    )
+    place = consul_place(named, consul_address, consul_token_file, consul_ca, consul_prefix, catalog=consul_catalog)
     text = read_token("gateway add") if given == "-" else given
     options = GatewayOptions(listen=listen, consul=place)
     joined = run(partial(join_gateway, text, app.home, options, version=version("meshbridge"), say=words))

@@ -76,7 +76,7 @@ class Mirror:
             node = operation.key.node
             on = self.nodes.setdefault(node, {})
             self._written.add(node)
-            if operation.entry is None:
+            if operation.removes:
                 on.pop(operation.key, None)
             else:
                 on[operation.key] = Found(operation.entry, next(given))

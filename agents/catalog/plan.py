@@ -66,29 +66,31 @@ def plan(
     operations = {
         key: operation
         for key in sorted(wanted.keys() | ours.keys())
-        if (operation := _operation(key, wanted.get(key), ours.get(key))) is not None
+        if (operation := _operation(wanted.get(key), ours.get(key))) is not None
     }
-    sets = [o for o in operations.values() if o.entry is not None]
-    removals = [o for o in operations.values() if o.entry is None]
-    for service_id in sorted({_service_of(o, found) for o in removals} - {""}):
+    sets = [o for o in operations.values() if not o.removes]
+    removals = [o for o in operations.values() if o.removes]
+    for service_id in sorted({_id_of(o.entry) for o in removals} - {""}):
         # The check first: Consul removes it along with its service.
-        group = [o for o in removals if _service_of(o, found) == service_id]
+        group = [o for o in removals if _id_of(o.entry) == service_id]
         _add(made, _in_order(group, ("check", "service")), found, denied)
-    for service_id in sorted({_service_of(o, found) for o in sets}):  # "", the node's own, comes first
-        group = [o for o in sets if _service_of(o, found) == service_id]
+    for service_id in sorted({_id_of(o.entry) for o in sets}):  # "", the node's own, comes first
+        group = [o for o in sets if _id_of(o.entry) == service_id]
         _add(made, _in_order(group, ("node", "service", "check")), found, denied)
-    own = [o for o in removals if _service_of(o, found) == ""]
-    if node_key in operations and operations[node_key].entry is None and len(ours) < len(found):
+    own = [o for o in removals if _id_of(o.entry) == ""]
+    if any(o.key == node_key for o in own) and len(ours) < len(found):
         made.conflicts.append(Conflict(f"node {node} stays, because others have put something on it"))
-        own.remove(operations[node_key])
+        own = [o for o in own if o.key != node_key]
     _add(made, _in_order(own, ("check", "service", "node")), found, denied)
     return made
 
 
-def _operation(key: Key, wanted: Entry | None, found: Found | None) -> Operation | None:
+def _operation(wanted: Entry | None, found: Found | None) -> Operation | None:
+    if wanted is None:
+        return Operation(found.entry, found.version, removes=True) if found is not None else None
     if found is None:
-        return Operation(key, wanted, 0)
-    return None if wanted == found.entry else Operation(key, wanted, found.version)
+        return Operation(wanted, 0)
+    return None if wanted == found.entry else Operation(wanted, found.version)
 
 
 def _without_taken(
@@ -122,11 +124,6 @@ def _id_of(entry: Entry) -> str:
             return ""
 
 
-def _service_of(operation: Operation, found: Mapping[Key, Found]) -> str:
-    """Id of the service that an operation is about; empty for those about the node itself."""
-    return _id_of(operation.entry if operation.entry is not None else found[operation.key].entry)
-
-
 def _in_order(group: Sequence[Operation], kinds: Sequence[str]) -> Group:
     return tuple(sorted(group, key=lambda operation: kinds.index(operation.key.kind)))
 
@@ -136,16 +133,15 @@ def _add(made: Plan, group: Group, found: Mapping[Key, Found], denied: Denied) -
     if not group:
         return
     node = group[0].key.node
-    names = {_name_of(operation, found) for operation in group}
+    names = {name_of(operation.entry) for operation in group}
     about_node = "" in names
     if (node in denied.nodes and (about_node or Key("node", node) not in found)) or names & set(denied.services):
         return
     made.groups.append(group)
 
 
-def _name_of(operation: Operation, found: Mapping[Key, Found]) -> str:
+def name_of(entry: Entry) -> str:
     """Name of the service whose right it takes; empty: it takes the node's."""
-    entry = operation.entry if operation.entry is not None else found[operation.key].entry
     match entry:
         case Service():
             return entry.name

@@ -18,7 +18,7 @@ import trio
 from agents.backoff import Backoff
 from agents.catalog.entries import node_prefix, wanted_on
 from agents.catalog.mirror import Mirror
-from agents.catalog.plan import Denied, Plan, plan
+from agents.catalog.plan import Denied, Plan, name_of, plan
 from agents.guards import must_pass
 from agents.node import warning
 from agents.supervisor import Latest
@@ -45,6 +45,8 @@ from inventory.snapshot import Snapshot
 log = get_logger()
 
 _RENEWAL = SESSION_TTL * 0.4
+_ALWAYS_THERE = "consul"
+"""A service of others that every Consul has: its own servers."""
 
 
 class _Batch(NamedTuple):
@@ -85,6 +87,8 @@ class CatalogWriter:
     def _forget(self) -> None:
         """Nothing is known of the catalog."""
         self._mirror = Mirror(self._mark)
+        self._blind = False
+        """Whether the services of others are hidden from us, so that none of ours may be written."""
         self._asked: set[str] = set()
         """Service names of which it is known whether others have them."""
         self._services_number = -1
@@ -125,12 +129,12 @@ class CatalogWriter:
         return found
 
     def _missing_right(self) -> str:
-        rights = [f'node_prefix "{self._prefix}"'] if self._denied.nodes else []
+        rights = ['node_prefix "" (read)'] if self._blind else []
+        if self._denied.nodes:
+            rights.append(f'node_prefix "{self._prefix}" (write)')
         if self._denied.services:
-            rights.append(f'service "{min(self._denied.services)}"')
-        if not rights:
-            return ""
-        return f"the token may not write all of Consul's catalog: it needs write access to {' and '.join(rights)}"
+            rights.append(f'service "{min(self._denied.services)}" (write)')
+        return f"the token lacks rights for Consul's catalog: {', '.join(rights)}" if rights else ""
 
     # --- one gateway at a time ----------------------------------------------------------------------------------------
 
@@ -204,14 +208,23 @@ class CatalogWriter:
             asked = {name for name in (await catalog.names_on_our_nodes()) | (wanted & names.known) if is_askable(name)}
             services = await self._services_of(sorted(asked))
             changed, differ = mirror.read_all(found, services, names=asked | wanted)
+            self._see(await catalog.services(_ALWAYS_THERE))
             self._asked = asked | wanted
             self._services_number = names.number
             again = {self._prefix + host for name in differ for host in self._hosts_of(name)}
+        if self._blind:
+            self._services_number = -1  # a right that was given changes no number
         if self._denied or self._failed:
             again |= {*self._failed, *(self._prefix + host for host in self._snapshot().authority.hosts)}
             self._denied, self._failed, self._failure = _Denials(), {}, ""
         self._rest.update(dict.fromkeys(sorted(changed | again)))
         self._wish.ask()
+
+    def _see(self, servers: list[Found]) -> None:
+        """Consul lists no service whose node the token may not read, and does not say so."""
+        if self._blind != (not servers):
+            self._blind = not servers
+            self.changed(self._snapshot().authority.hosts)
 
     async def _services_of(self, names: Iterable[str]) -> list[Found]:
         found = []
@@ -279,8 +292,11 @@ class CatalogWriter:
             self._asked.add(name)
 
     def _plan(self, node: str, wanted: dict[Key, Entry]) -> Plan:
-        denied = Denied(self._denied.nodes, self._denied.services)
         found = self._mirror.nodes.get(node, {})
+        services = self._denied.services
+        if self._blind:
+            services = {name_of(entry) for entry in (*wanted.values(), *(f.entry for f in found.values()))} - {""}
+        denied = Denied(self._denied.nodes, services)
         return plan(node, wanted, found, mark=self._mark, taken=self._mirror.taken, denied=denied)
 
     def _settled(self, node: str, planned: Plan) -> None:
@@ -314,10 +330,7 @@ class CatalogWriter:
         self._urgent.update(nodes)
 
     def _deny(self, operation: Operation) -> None:
-        entry = operation.entry
-        if entry is None:
-            entry = self._mirror.nodes[operation.key.node][operation.key].entry
-        name = entry.name if isinstance(entry, Service) else getattr(entry, "service_name", "")
+        name = name_of(operation.entry)
         if name:
             self._denied.services.add(name)
         else:

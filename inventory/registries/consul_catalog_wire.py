@@ -141,35 +141,27 @@ class Found(NamedTuple):
 
 
 class Operation(NamedTuple):
-    """Write `entry`, or with None remove what has `key`, if its version in Consul is `version`; 0: it is not there."""
+    """Write `entry`, or remove it, if its version in Consul is `version`; 0: it is not there."""
 
-    key: Key
-    entry: Entry | None
+    entry: Entry
     version: int
+    removes: bool = False
+
+    @property
+    def key(self) -> Key:
+        return self.entry.key
 
     @property
     def json(self) -> dict[str, Any]:
-        if self.entry is not None:
-            body, verb = self.entry.json(self.version), "cas"
-        else:
-            body, verb = _identity(self.key, self.version), "delete-cas"
-        match self.key.kind:
-            case "node":
+        # Consul wants the whole of an entry even to remove it: its name decides about the right to.
+        verb, body = "delete-cas" if self.removes else "cas", self.entry.json(self.version)
+        match self.entry:
+            case Node():
                 return {"Node": {"Verb": verb, "Node": body}}
-            case "service":
-                return {"Service": {"Verb": verb, "Node": self.key.node, "Service": body}}
-            case "check":
+            case Service():
+                return {"Service": {"Verb": verb, "Node": self.entry.node, "Service": body}}
+            case Check():
                 return {"Check": {"Verb": verb, "Check": body}}
-
-
-def _identity(key: Key, version: int) -> dict[str, Any]:
-    match key.kind:
-        case "node":
-            return {"Node": key.node, "ModifyIndex": version}
-        case "service":
-            return {"ID": key.id, "ModifyIndex": version}
-        case "check":
-            return {"Node": key.node, "CheckID": key.id, "ModifyIndex": version}
 
 
 def encode_transaction(lock: str, session: str, operations: Sequence[bytes]) -> bytes:

@@ -77,7 +77,7 @@ def apply(catalog: Catalog, operation: Operation) -> None:
     there = catalog.get(operation.key)
     assert operation.version == (there.version if there is not None else 0), "somebody else's, or not as it was read"
     kind, name, _ = operation.key
-    if operation.entry is None:
+    if operation.removes:
         assert there is not None
         gone = [operation.key]
         if kind == "node":
@@ -143,8 +143,8 @@ def test_only_what_differs_is_written_and_a_service_never_without_its_check(
     for group in made.groups:
         for operation in group:
             there = found.get(operation.key)
-            assert there is None or there.entry != operation.entry
-        new = {o.key.id for o in group if o.key.kind == "service" and o.entry is not None and o.version == 0}
+            assert there is None or operation.removes or there.entry != operation.entry
+        new = {o.key.id for o in group if o.key.kind == "service" and o.version == 0}
         checked = {o.entry.service_id for o in group if isinstance(o.entry, Check)}
         standing = {f.entry.service_id for f in found.values() if isinstance(f.entry, Check)}
         assert new <= checked | standing
@@ -156,8 +156,7 @@ def test_nothing_is_planned_that_the_token_may_not_write(
 ) -> None:
     made = plan(NODE, wanted, found, mark=MARK, denied=Denied({NODE} if node_denied else set(), names))
     for operation in (operation for group in made.groups for operation in group):
-        entry = operation.entry if operation.entry is not None else found[operation.key].entry
-        match entry:
+        match operation.entry:
             case Service(name=name) | Check(service_name=name) if name:
                 assert name not in names
                 assert not node_denied or Key("node", NODE) in found
@@ -172,8 +171,8 @@ def test_what_was_written_is_known_as_reading_it_again_would_say(wanted: dict[Ke
     catalog = dict(found)
     for group in plan(NODE, wanted, found, mark=MARK).groups:
         for operation in group:
-            if operation.key in catalog or operation.entry is not None:
+            if operation.key in catalog or not operation.removes:
                 apply(catalog, operation)
-        mirror.wrote(group, [100 for operation in group if operation.entry is not None])
+        mirror.wrote(group, [100 for operation in group if not operation.removes])
     ours = {key: f for key, f in mirror.nodes.get(NODE, {}).items() if f.entry.is_ours(MARK)}
     assert ours == {key: f for key, f in catalog.items() if f.entry.is_ours(MARK)}

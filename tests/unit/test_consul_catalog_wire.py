@@ -36,25 +36,20 @@ def test_every_transaction_begins_with_the_lock() -> None:
 
 
 def test_c11_text_of_others_stays_one_value() -> None:
-    _, operation = sent(wire.Operation(NODE.key, NODE, 7))  # type: ignore[misc]
+    _, operation = sent(wire.Operation(NODE, 7))  # type: ignore[misc]
     body = {"Node": "n", "Address": HOSTILE, "Meta": {"k": HOSTILE}, "ModifyIndex": 7}
     assert operation == {"Node": {"Verb": "cas", "Node": body}}
-    _, operation = sent(wire.Operation(SERVICE.key, SERVICE, 0))  # type: ignore[misc]
+    _, operation = sent(wire.Operation(SERVICE, 0))  # type: ignore[misc]
     assert operation["Service"]["Service"]["ID"] == HOSTILE and operation["Service"]["Verb"] == "cas"
-    _, operation = sent(wire.Operation(CHECK.key, CHECK, 0))  # type: ignore[misc]
+    _, operation = sent(wire.Operation(CHECK, 0))  # type: ignore[misc]
     assert operation["Check"]["Check"]["Output"] == HOSTILE
 
 
-def test_a_removal_names_the_version_that_it_removes() -> None:
-    assert sent(wire.Operation(NODE.key, None, 3))[1] == {  # type: ignore[index]
-        "Node": {"Verb": "delete-cas", "Node": {"Node": "n", "ModifyIndex": 3}}
-    }
-    assert sent(wire.Operation(SERVICE.key, None, 4))[1] == {  # type: ignore[index]
-        "Service": {"Verb": "delete-cas", "Node": "n", "Service": {"ID": HOSTILE, "ModifyIndex": 4}}
-    }
-    assert sent(wire.Operation(CHECK.key, None, 5))[1] == {  # type: ignore[index]
-        "Check": {"Verb": "delete-cas", "Check": {"Node": "n", "CheckID": "c", "ModifyIndex": 5}}
-    }
+def test_a_removal_names_the_version_and_the_whole_of_what_it_removes() -> None:
+    """Consul refuses to remove a service without its name."""
+    for entry, verb in ((NODE, "Node"), (SERVICE, "Service"), (CHECK, "Check")):
+        _, removal = sent(wire.Operation(entry, 3, removes=True))  # type: ignore[misc]
+        assert removal[verb]["Verb"] == "delete-cas" and removal[verb][verb] == json.loads(json.dumps(entry.json(3)))
 
 
 def test_the_mark_is_whose_it_is() -> None:

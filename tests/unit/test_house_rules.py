@@ -39,7 +39,7 @@ NOT_TESTED_BY_NAME: dict[str, str] = {
     "bridge/metrics_server.py": "a listening socket: tests/e2e/test_metrics_server.py",
     **{
         f"inventory/registries/{name}.py": "only ever tested against a real Consul: tests/e2e/test_consul_*.py"
-        for name in ("consul", "consul_http", "consul_leases", "consul_store")
+        for name in ("consul", "consul_catalog", "consul_http", "consul_leases", "consul_store")
     },
     "bridge/limits.py": "named numbers; the tests of what they limit use them",
 }
