@@ -204,7 +204,7 @@ class CatalogWriter:
         if names.number == self._services_number:
             changed, _ = mirror.read_all(found, None)
         else:
-            wanted = frozenset(self._snapshot().services)
+            wanted = self._names_served()
             asked = {name for name in (await catalog.names_on_our_nodes()) | (wanted & names.known) if is_askable(name)}
             services = await self._services_of(sorted(asked))
             changed, differ = mirror.read_all(found, services, names=asked | wanted)
@@ -219,6 +219,11 @@ class CatalogWriter:
             self._denied, self._failed, self._failure = _Denials(), {}, ""
         self._rest.update(dict.fromkeys(sorted(changed | again)))
         self._wish.ask()
+
+    def _names_served(self) -> set[str]:
+        """By hosts of the estate. What gateways bring in from Consul is others' there, and stays that."""
+        snapshot = self._snapshot()
+        return {instance.service for host in snapshot.authority.hosts for instance in snapshot.offers(host)}
 
     def _see(self, servers: list[Found]) -> None:
         """Consul lists no service whose node the token may not read, and does not say so."""

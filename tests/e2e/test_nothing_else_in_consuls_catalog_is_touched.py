@@ -21,7 +21,7 @@ from bridge import limits
 from inventory.model import Health, Host, Instance
 from inventory.registries.consul_place import ConsulPlace
 from tests.support.catalog import PASSING, Reader, World, new_place, until, writing
-from tests.support.consul_server import ConsulServer, documented_policy, new_consul
+from tests.support.consul_server import ConsulServer, new_consul
 from tests.support.estate import Estate
 
 WRITTEN_WITHIN = 10.0
@@ -306,7 +306,7 @@ def test_a_right_that_is_missing_is_named_and_the_rest_is_written(
 ) -> None:
     world.fill(2, 2, each=1)
     first, second = sorted({one.service for one in world.instances.values()})
-    rules = documented_policy("rights/")
+    rules = 'key_prefix "rights/" { policy = "write" } session_prefix "" { policy = "write" }\n'
     place = server.place("rights/", rules=rules)
 
     def allow(more: str) -> None:

@@ -120,7 +120,7 @@ class Reader:
             name = node["Node"]
             if name not in left_out:
                 parts = [self.ask("GET", f"/v1/{kind}/node/{name}") for kind in ("catalog", "health")]
-                found[name] = json.dumps(parts, sort_keys=True)
+                found[name] = json.dumps(parts, sort_keys=True, default=repr)
         return found
 
     def register(self, entry: dict[str, Any]) -> None:
