@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -243,13 +244,14 @@ def resume(app: App, name: str, host_name: str | None, target: Endpoint | None) 
 @click.argument("name")
 @host_option
 @target_option
+@click.option("--via", metavar="GATEWAY", help="Only the import through this gateway.")
 @pass_app
-def remove(app: App, name: str, host_name: str | None, target: Endpoint | None) -> None:
+def remove(app: App, name: str, host_name: str | None, target: Endpoint | None, via: str | None) -> None:
     """Take the instances and imports of NAME out of the estate."""
     from agents.estate import operate
     from agents.operating.services import remove_service
 
-    which = _which(name, host_name, target)
+    which = dataclasses.replace(_which(name, host_name, target), via=via)
 
     async def work() -> tuple[list[Instance], list[Import]]:
         async with operate(app.home) as operator:

@@ -14,7 +14,6 @@ from bridge import limits
 from inventory.authority import AuthorityState, Body, ImportBody, InstanceBody
 from inventory.endpoints import parse_endpoint
 from inventory.errors import AnswerIsNo, InputError
-from inventory.imports import place_of
 from inventory.model import Import, Instance
 from inventory.names import shown
 
@@ -26,24 +25,25 @@ class Which:
     service: str
     host: str | None = None
     target: str | None = None
+    via: str | None = None
+    """Only the import through this gateway."""
 
     def __str__(self) -> str:
-        return self.service + (f" on {self.host}" if self.host else "") + (f" at {self.target}" if self.target else "")
+        where = (f" on {self.host}" if self.host else "") + (f" at {self.target}" if self.target else "")
+        return self.service + where + (f" through gateway {self.via}" if self.via else "")
 
     def matches(self, instance: Instance) -> bool:
         return (
             instance.service == self.service
             and self.host in (None, instance.host)
             and self.target in (None, instance.target)
+            and self.via is None
         )
 
     def matches_import(self, wanted: Import) -> bool:
         """An import as a whole: its targets are Consul's affair."""
-        return (
-            wanted.service == self.service
-            and self.host in (None, place_of(wanted.gateway))
-            and self.target in (None, wanted.check)
-        )
+        is_whole = self.host is None and self.target is None
+        return is_whole and wanted.service == self.service and self.via in (None, wanted.gateway)
 
 
 def known_instances(state: AuthorityState, which: Which) -> list[Instance]:
@@ -88,6 +88,7 @@ async def import_service(operator: Operator, wanted: Import, via: Sequence[str])
         imports = [msgspec.structs.replace(wanted, gateway=name) for name in via or sorted(state.gateways)]
         for one in imports:
             _check_import(state, one)
+        _check_other_imports(state, imports)
         news[:] = [one for one in imports if state.imports.get(one.id) != one]
         return [ImportBody(imported=one) for one in news]
 
@@ -104,6 +105,17 @@ def _check_import(state: AuthorityState, wanted: Import) -> None:
     if other is not None and other.port != wanted.port:
         what = f"service {wanted.service} has port {other.port} (on {other.host})"
         raise InputError(what, where="--port", hint=f"give --port {other.port}, or another name with --as")
+
+
+def _check_other_imports(state: AuthorityState, imports: Sequence[Import]) -> None:
+    """Through whichever gateway, a service has one port."""
+    changed = {one.id for one in imports}
+    others = (one for i, one in state.imports.items() if i not in changed and one.service == imports[0].service)
+    other = next((one for one in others if one.port != imports[0].port), None)
+    if other is not None:
+        port = f"port {other.port}" if other.port is not None else "its instances' port"
+        what = f"service {other.service} is imported at {port} (through gateway {other.gateway})"
+        raise InputError(what, where="--port", hint="say the same port, or name all its gateways with --via")
 
 
 @dataclass(frozen=True, slots=True)
