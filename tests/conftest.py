@@ -53,6 +53,7 @@ LONG_FILES = frozenset(
         "a_restored_registry_serves_its_hosts_again",
         "a_revoked_host_is_cut_off_at_once",
         "a_worker_that_hangs_is_noticed",
+        "another_gateway_writes_consuls_catalog",
         "an_error_anywhere_ends_one_connection_at_most",
         "an_estate_works_on_without_its_consul",
         "an_idle_node_uses_next_to_nothing",

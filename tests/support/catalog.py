@@ -104,7 +104,10 @@ class Reader:
         self.ask = consul.ask
 
     def nodes(self, mark: Mark) -> dict[str, Any]:
-        path = f"/v1/catalog/nodes?node-meta=meshbridge-domain:{mark.domain}"
+        return self.nodes_of(mark.domain)
+
+    def nodes_of(self, domain: str) -> dict[str, Any]:
+        path = f"/v1/catalog/nodes?node-meta=meshbridge-domain:{domain}"
         return {node["Node"]: node for node in self.ask("GET", path)}
 
     def services(self, mark: Mark) -> dict[str, str]:
