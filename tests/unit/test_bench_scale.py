@@ -32,6 +32,14 @@ def test_an_estate_has_what_was_asked_for() -> None:
     assert len(SHAPE.team_hosts) == len(set(SHAPE.team_hosts)) == 40
 
 
+def test_every_option_has_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_options(["--help"])
+    options = capsys.readouterr().out.partition("\noptions:")[2].split("\n  -")[1:]
+    assert len(options) > 10
+    assert not [option for option in options if "  " not in option.strip()]
+
+
 def test_a_host_may_see_its_team_and_the_core_only() -> None:
     known = everything_known(SHAPE)
     seen = visible(known, SHAPE.hosts_of(2)[3])

@@ -47,6 +47,11 @@ def test_every_link_leads_somewhere(page: Path) -> None:
     assert not broken, f"{page.name}: {broken}"
 
 
+def test_the_readme_lists_every_document() -> None:
+    listed = LINK.findall(prose(ROOT / "README.md"))
+    assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in listed]
+
+
 def test_every_test_file_that_is_named_exists() -> None:
     known = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     for page in PAGES:

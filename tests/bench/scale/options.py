@@ -56,10 +56,10 @@ def parse_options(arguments: Sequence[str]) -> Options:
     parser = argparse.ArgumentParser(
         prog="make bench-scale ARGS=...", description="One gateway with a thousand simulated hosts."
     )
-    parser.add_argument("--hosts", type=int, default=1000)
-    parser.add_argument("--services", type=int, default=10_000)
-    parser.add_argument("--instances", type=int, default=100_000)
-    parser.add_argument("--rules", type=int, default=10_000)
+    parser.add_argument("--hosts", type=int, default=1000, help="simulated hosts, a multiple of --team (default 1000)")
+    parser.add_argument("--services", type=int, default=10_000, help="of all teams together (default 10000)")
+    parser.add_argument("--instances", type=int, default=100_000, help="of all services together (default 100000)")
+    parser.add_argument("--rules", type=int, default=10_000, help="allow rules of the policy (default 10000)")
     parser.add_argument("--team", type=int, default=10, help="hosts that see each other's services (default 10)")
     parser.add_argument("--seconds", type=float, default=60.0, help="instances come and go for this long (default 60)")
     parser.add_argument("--rate", type=float, default=200.0, help="instance changes a second meanwhile (default 200)")
