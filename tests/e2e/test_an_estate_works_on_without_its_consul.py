@@ -5,16 +5,18 @@ vm2 ── gateway ── vm1        Consul: stopped, then started again on its 
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_dns_answers_for_what_the_host_may_see import short
 from tests.support.consul_server import ConsulServer, new_consul, options
 from tests.support.estate import OPERATOR, Estate
 from tests.support.pair import CLIENT, SERVER, Pair, start_pair, status, wait_connected
-from tests.support.traffic import Backend, ask, eventually, hold, is_alive, session
+from tests.support.traffic import Backend, Load, ask, eventually, hold, is_alive, session
 
 READY_WITHIN = 5.0
 """Seconds from the start of a gateway to its ready line, without a registry (F14)."""
@@ -79,6 +81,42 @@ def test_f13_f14_what_worked_goes_on_and_restarts_without_consul(estate: Estate,
         pair.town.policy('[[allow]]\nname = "less"\nfrom = ["host:vm2"]\nto = ["held"]\n')
         assert estate.cli(OPERATOR, "policy", "explain", f"host:{CLIENT}", "web").returncode == 1
         estate.add_host("vm3")
+
+
+def test_f13_names_policy_health_and_failover_go_on_without_consul(estate: Estate, own_consul: ConsulServer) -> None:
+    with Backend("one") as one, Backend("two") as two:
+        init = ("--registry", "consul", *options(own_consul.place()))
+        pair = start_pair(estate, {"web": one.target, "closed": one.target}, init=init)
+        check = ("--check", "tcp;interval=200ms;fall=1;timeout=1s")
+        pair.town.place("web", SERVER, two.target, *check, port=pair.place("web")[1])
+        pair.town.policy('[[allow]]\nname = "web"\nfrom = ["host:vm2"]\nto = ["web"]\n')
+        web = pair.place("web")
+        both = {"one", "two"}
+        eventually(lambda: {ask(*web) for _ in range(12)} == both, what="both instances answer")
+        own_consul.stop()
+        eventually(lambda: AWAY in registry_warning(estate), what="the gateway says that Consul is away")
+
+        assert pair.town.address(CLIENT, "web") == web
+        assert not pair.town.knows(CLIENT, "closed"), "what is denied stays denied"
+        for service, code in (("web", 0), ("closed", 1)):
+            assert estate.cli(OPERATOR, "policy", "explain", f"host:{CLIENT}", service).returncode == code
+        if shutil.which("dig") is not None:
+            assert short(pair.town, CLIENT, "web.bridge.internal") == [web[0]]
+
+        instance = f"web/{SERVER}/{two.target}"
+        with Load(*web, clients=2, rate=40) as load:
+            load.wait_for(20)
+            two.stop()
+            eventually(lambda: pair.town.health(SERVER)[instance][0] == "failing", what="its check fails")
+            load.wait_for(20, of="one")
+            two.start()
+            load.wait_for(5, of="two")
+        assert not load.failures, load.failures[:3]
+        assert (pair.town.status(OPERATOR)["services"][1]["name"], AWAY in registry_warning(estate)) == ("web", True)
+
+        estate.kill9(SERVER)
+        estate.start_agent(SERVER)
+        eventually(lambda: {ask(*web) for _ in range(12)} == both, what="its instances are back", timeout=20)
 
 
 def test_f34_a_consul_that_went_back_is_not_believed(estate: Estate, own_consul: ConsulServer) -> None:
