@@ -30,7 +30,7 @@ def _failed(verb: str, path: Path, exc: OSError, *, size: int = 0) -> Unavailabl
     """The error for a failed system call on `path`: what, where, and what to do about it."""
     if exc.errno in _FULL:
         return Unavailable(
-            f"no space left to {verb} {size} bytes",
+            f"no space left to {verb} {f'{size} bytes' if size else 'it'}",
             where=str(path),
             hint=f"free space on the file system of {path.parent}",
         )
@@ -209,6 +209,16 @@ class HomeLock:
         self.close()
 
 
+def _note_holder(fd: int) -> None:
+    """Our process id, for whoever finds the home taken. On a full disk it is left out: the lock holds without it."""
+    try:
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, str(os.getpid()).encode(), 0)
+    except OSError as exc:
+        if exc.errno not in _FULL:
+            raise
+
+
 def lock_home(home: Path) -> HomeLock:
     """Takes the home for this process (F17). Children started by exec do not inherit it.
 
@@ -224,8 +234,7 @@ def lock_home(home: Path) -> HomeLock:
             raise _failed("open", path, exc) from None
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, str(os.getpid()).encode(), 0)
+        _note_holder(fd)
     except BlockingIOError:
         holder = os.pread(fd, 20, 0).decode("ascii", "replace")
         os.close(fd)

@@ -7,6 +7,7 @@ anybody. A registry in Consul is `filling` until the home is whole, and is made 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -38,7 +39,7 @@ from inventory.authority import (
 )
 from inventory.endpoints import Endpoint, bound_for, parse_endpoint
 from inventory.errors import InputError, MeshError, Unavailable
-from inventory.home import lock_home, make_home, write_secret
+from inventory.home import HomeLock, lock_home, make_home, write_secret
 from inventory.model import Gateway
 from inventory.names import SpiffeId, parse_domain, parse_gateway, shown
 from inventory.registries.consul_place import ConsulPlace
@@ -131,7 +132,7 @@ async def init(home: Path, estate: NewEstate) -> HomeConfig:
     """
     home, building = _places(home)
     make_home(building)
-    with lock_home(building):
+    with _lock_building(building):
         try:
             own = estate.consul is not None and await _is_own_leftover(building, estate.consul)
             _clear(building)
@@ -142,6 +143,15 @@ async def init(home: Path, estate: NewEstate) -> HomeConfig:
             shutil.rmtree(building, ignore_errors=True)
             raise
     return config
+
+
+def _lock_building(building: Path) -> HomeLock:
+    try:
+        return lock_home(building)
+    except MeshError:
+        with contextlib.suppress(OSError):
+            building.rmdir()  # nothing is in it if not even a lock could be made: the disk is full
+        raise
 
 
 def _places(home: Path) -> tuple[Path, Path]:

@@ -170,6 +170,19 @@ async def test_an_init_that_is_interrupted_or_fails_leaves_nothing(
     assert os.listdir(tmp_path) == []
 
 
+async def test_f26_an_init_that_finds_the_disk_full_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(home: Path) -> None:
+        raise Unavailable("no space left to open it")
+
+    monkeypatch.setattr(bootstrap, "lock_home", full)
+    estate = bootstrap.new_estate(domain="t.internal", gateway="gw1=127.0.0.1:1", operator_name="bob")
+    with pytest.raises(Unavailable):
+        await bootstrap.init(tmp_path / "op", estate)
+    assert os.listdir(tmp_path) == []
+
+
 async def test_a_mount_point_is_told_before_or_at_the_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
@@ -200,3 +201,28 @@ def test_f17_the_lock_ends_with_its_process_and_is_not_inherited(home: Path) -> 
     finally:
         os.close(reading)
         os.close(writing)
+
+
+def test_f26_a_home_can_be_locked_on_a_full_disk(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number in the file is for people; the lock is not in the file's content."""
+
+    def full(fd: int, content: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with lock_home(home), pytest.raises(Unavailable, match=r"runs in this home \(process unknown\)"):
+        lock_home(home)
+
+
+def test_f26_a_full_disk_on_which_not_even_a_lock_can_be_made(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.open
+
+    def full(path: str, flags: int, mode: int = 0o777, *, dir_fd: int | None = None) -> int:
+        if path == "lock":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(path, flags, mode, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "open", full)
+    with pytest.raises(Unavailable, match=r"lock: no space left to open it$") as caught:
+        lock_home(home)
+    assert "free space" in caught.value.hint
