@@ -40,6 +40,8 @@ _IFF_TUN = 0x0001
 _IFF_NO_PI = 0x1000
 _ROOT = Path(__file__).parents[2]
 _numbers = count(1)
+_NOBODY = "02:00:00:00:00:01"
+"""A hardware address that no interface has."""
 GATEWAY_PORT = 7443
 TUNNEL_PORT = 7500
 
@@ -59,6 +61,7 @@ class Network:
         self._spaces: list[str] = []
         self._segments: set[str] = set()
         self._ports: dict[tuple[str, str], str] = {}
+        self._addresses: dict[tuple[str, str], str] = {}
         self._links: list[subprocess.Popen[str]] = []
         self._wires = self._add("wires")
 
@@ -86,6 +89,7 @@ class Network:
                 self._segments.add(segment)
             port = f"p{len(self._ports)}"
             self._ports[name, segment] = port
+            self._addresses[name, segment] = address.partition("/")[0]
             peer = ["type", "veth", "peer", "name", segment, "netns", space]
             ip("-n", self._wires, "link", "add", "name", port, *peer)
             ip("-n", self._wires, "link", "set", "dev", port, "master", segment, "up")
@@ -137,6 +141,29 @@ class Network:
     def join(self, host: str, segment: str) -> None:
         """The cable is in again."""
         ip("-n", self._wires, "link", "set", "dev", self._ports[host, segment], "up")
+
+    def part(self, one: str, other: str, segment: str) -> None:
+        """These two lose each other, and nobody else."""
+        for host, to in ((one, other), (other, one)):
+            there = self._addresses[to, segment]
+            ip(
+                "-n",
+                self._space(host),
+                "neigh",
+                "replace",
+                there,
+                "lladdr",
+                _NOBODY,
+                "nud",
+                "permanent",
+                "dev",
+                segment,
+            )
+
+    def meet(self, one: str, other: str, segment: str) -> None:
+        """And find each other again."""
+        for host, to in ((one, other), (other, one)):
+            ip("-n", self._space(host), "neigh", "delete", self._addresses[to, segment], "dev", segment)
 
     def blackhole(self, router: str, to: str) -> None:
         """What the router should pass on to this address is lost; the other direction is not."""

@@ -47,7 +47,9 @@ class OperatorShell:
         return code, out, words
 
     def _running(self) -> subprocess.Popen[str]:
-        if self._process is None or self._process.poll() is not None:
+        if self._process is not None and self._process.poll() is not None:
+            self._end()  # it was killed between two commands
+        if self._process is None:
             prefix = self._estate.prefixes.get(self._home, ())
             self._process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", "tests.support.operator_shell"],
@@ -63,8 +65,9 @@ class OperatorShell:
 
     def kill9(self) -> None:
         """From another thread; the next command starts another one."""
-        if self._process is not None:
-            self._process.kill()
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def _end(self) -> None:
         process, self._process = self._process, None
