@@ -21,7 +21,7 @@ import pytest
 from tests.support.changes import Changes, Key, Value, found_by
 from tests.support.consul_cluster import NAMES, ConsulCluster
 from tests.support.consul_estate import CALLER, HOSTS, RULES, SERVED, ConsulEstate
-from tests.support.estate import Estate
+from tests.support.estate import TRUST_DOMAIN, Estate
 from tests.support.faults import Faults
 from tests.support.network import Network
 from tests.support.operator_shell import OperatorShell
@@ -43,7 +43,7 @@ def running(consul_program: Path, tmp_path: Path) -> Iterator[ConsulEstate]:
         Network() as network,
         ConsulCluster(tmp_path / "consul", network) as cluster,
         Estate(tmp_path) as estate,
-        ConsulEstate(estate, network, cluster).started(gateways=2) as made,
+        ConsulEstate(estate, network, cluster, catalog=True).started(gateways=2) as made,
     ):
         yield made
 
@@ -110,11 +110,20 @@ def check_all_agree(running: ConsulEstate, found: dict[Key, Value]) -> None:
 
     def is_content(node: str) -> bool:
         said = [warning["code"] for warning in status(estate, node)["warnings"]]
-        assert not {"registry", "no-gateway", "stale"} & {*said}, said
+        assert not {"registry", "no-gateway", "stale", "catalog", "catalog-conflict"} & {*said}, said
+        return True
+
+    def catalog_agrees() -> bool:
+        ours = f"node-meta=meshbridge-domain:{TRUST_DOMAIN}"
+        nodes = {node["Node"].rpartition("_")[2] for node in running.cluster.ask("GET", f"/v1/catalog/nodes?{ours}")}
+        assert nodes == {key[1] for key in found if key[0] == "host"}, nodes
+        checks = running.cluster.ask("GET", f"/v1/health/state/any?{ours}")
+        assert {check["ServiceID"].partition("/")[0] for check in checks if check["ServiceID"]} == there
         return True
 
     for gateway in running.gateways:
         eventually(lambda g=gateway: gateway_agrees(g), timeout=AGREE_TIMEOUT, what=f"{gateway} agrees")
+    eventually(catalog_agrees, timeout=AGREE_TIMEOUT, what="Consul's catalog agrees")
     eventually(caller_agrees, timeout=AGREE_TIMEOUT, what=f"{CALLER} sees what it may")
     for node in (*running.gateways, *HOSTS):
         eventually(lambda n=node: is_content(n), timeout=AGREE_TIMEOUT, what=f"{node} has no complaint")

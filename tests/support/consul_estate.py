@@ -23,8 +23,8 @@ import msgspec
 
 from inventory.registries.consul_place import ConsulPlace
 from tests.support.consul_cluster import LAN, NAMES, ConsulCluster
-from tests.support.consul_server import options
-from tests.support.estate import OPERATOR, Estate
+from tests.support.consul_server import documented_catalog_policy, documented_policy, options
+from tests.support.estate import OPERATOR, TRUST_DOMAIN, Estate
 from tests.support.gateways import add_gateway, wait_linked
 from tests.support.network import GATEWAY_PORT, TUNNEL_PORT, Network, place
 from tests.support.pair import locate, status, wait_connected
@@ -90,21 +90,22 @@ class Requests:
 
 
 class ConsulEstate:
-    """All of it. `services` are where the caller reaches them."""
+    """All of it. `services` are where the caller reaches them. With `catalog` it is in Consul's catalog as well."""
 
-    def __init__(self, estate: Estate, network: Network, cluster: ConsulCluster) -> None:
+    def __init__(self, estate: Estate, network: Network, cluster: ConsulCluster, *, catalog: bool = False) -> None:
         self.estate = estate
         self.network = network
         self.cluster = cluster
         self.services: dict[str, tuple[str, int]] = {}
         self.gateways = {OPERATOR: "gw"}
         """Home to host of the network."""
-        self.registry = self._place()
+        self.registry = self._place(catalog)
 
-    def _place(self) -> ConsulPlace:
+    def _place(self, catalog: bool) -> ConsulPlace:
         servers = self.cluster.servers
         others = tuple(servers[name].address for name in NAMES[1:])
-        return msgspec.structs.replace(self.cluster.place("meshbridge/"), others=others)
+        rules = documented_policy() + (documented_catalog_policy(TRUST_DOMAIN) if catalog else "")
+        return msgspec.structs.replace(self.cluster.place("meshbridge/", rules=rules), others=others, catalog=catalog)
 
     @contextlib.contextmanager
     def started(self, *, gateways: int = 1) -> Iterator[ConsulEstate]:

@@ -21,6 +21,7 @@ from random import Random
 from bridge import limits
 from tests.support.consul_cluster import LAN, NAMES, RAFT
 from tests.support.consul_estate import CALLER, HOSTS, SERVED, ConsulEstate, Failure
+from tests.support.network import paths
 from tests.support.operator_shell import OperatorShell
 from tests.support.pair import status, worker_pids
 from tests.support.traffic import eventually
@@ -57,7 +58,8 @@ class Fault:
         without: services that cannot do without it.
         around: services that have another way.
         noticed: seconds until they go it.
-        lasts: the longest and the shortest time between the two.
+        lasts: the shortest and the longest time between the two.
+        is_gateways: whether it is a gateway's, through which vm1 is reached too after the caller had lost it.
     """
 
     name: str
@@ -68,6 +70,7 @@ class Fault:
     noticed: float = KILL_NOTICED
     lasts: tuple[float, float] = (0.5, 3.0)
     is_consuls: bool = False
+    is_gateways: bool = False
 
 
 @dataclass
@@ -96,9 +99,9 @@ class Faults:
             for name in NAMES:
                 yield self._parted(gateway, name)
             for host in HOSTS:
-                # A tunnel through the gateway is between a caller and vm2; vm1 is dialled directly.
-                is_on_the_way = host in ("vm2", CALLER)
-                yield self._parted(gateway, host, *((without, around) if is_on_the_way else ()))
+                # A tunnel through the gateway is between the caller and vm2; vm1 is dialled directly, as a rule.
+                fault = self._parted(gateway, host, *((without, around) if host in ("vm2", CALLER) else ()))
+                yield replace(fault, is_gateways=True)
         yield self._parted(CALLER, "vm1", frozenset(), through("vm1", gateways=1)[0] | through("vm1", gateways=1)[1])
         for one, other in combinations(NAMES, 2):
             yield replace(self._parted(one, other, segment=RAFT), is_consuls=True)
@@ -145,7 +148,7 @@ class Faults:
         estate, network = self.running.estate, self.running.network
         without, around = through(node, gateways=len(self.running.gateways))
         where = self.running.gateways.get(node, node)
-        return [
+        found = [
             Fault(f"{node} killed", partial(estate.kill9, node), partial(self._start, node), without, around),
             Fault(
                 f"a worker of {node} killed",
@@ -164,6 +167,7 @@ class Faults:
                 lasts=(1.0, self.longest_cut),
             ),
         ]
+        return [replace(fault, is_gateways=node in self.running.gateways) for fault in found]
 
     def _start(self, node: str) -> None:
         if node in self.running.gateways:
@@ -179,6 +183,8 @@ class Faults:
     def happen(self, fault: Fault, chance: Random) -> str:
         """Returns when all is well again, with what to print of it."""
         running = self.running
+        if fault.is_gateways and paths(running.estate, CALLER, "vm1") != {"direct"}:
+            fault = replace(fault, around=fault.around | {"direct", "both"})
         if fault.is_consuls:  # two of three may not be away: that is another test
             for name in NAMES:
                 running.cluster.wait_writable(name)
