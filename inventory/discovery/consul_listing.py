@@ -15,14 +15,13 @@ import msgspec
 
 from inventory.imports import instance_of, why_refused
 from inventory.model import Import, Instance
+from inventory.registries.consul_catalog_wire import DOMAIN
 from inventory.strict_json import decode
 
 ANSWER_MAX = 16 * 1024 * 1024
 """Bytes of one list: 1,000 instances with their checks are a few."""
 INSTANCES_MAX = 1000
 """Of one import that are used; as many as a host may report."""
-OURS = "meshbridge-domain"
-"""Metadata of the entries that this estate, or another one, put into Consul's catalog (see `consul_catalog_wire`)."""
 
 
 class _Place(msgspec.Struct, frozen=True, rename="pascal"):
@@ -92,7 +91,7 @@ def usable(wanted: Import, rows: Iterable[_Row], *, domain: str, port: int | Non
             continue
         if any(check.status != "passing" for check in row.checks or ()):
             continue
-        if any((meta or {}).get(OURS) == domain for meta in (service.meta, row.node.meta)):
+        if any((meta or {}).get(DOMAIN) == domain for meta in (service.meta, row.node.meta)):
             refused["an entry of this very estate"] = None
             continue
         target = _target(service.address or row.node.address, service.port)

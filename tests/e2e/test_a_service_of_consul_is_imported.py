@@ -15,9 +15,10 @@ import pytest
 
 from agents.estate import load_config
 from bridge.tunnels.frames import Code
+from inventory.registries.consul_place import ConsulPlace
 from tests.support.consul_catalog import Catalog
-from tests.support.consul_server import ConsulServer, new_consul, options
-from tests.support.estate import OPERATOR, Estate, allow
+from tests.support.consul_server import ConsulServer, documented_catalog_policy, documented_policy, new_consul, options
+from tests.support.estate import OPERATOR, TRUST_DOMAIN, Estate, allow
 from tests.support.gateways import add_gateway, linked, wait_linked
 from tests.support.pair import CLIENT, join, locate, status, wait_connected
 from tests.support.town import Town
@@ -33,9 +34,20 @@ def own_consul(consul_program: Path, estate: Estate) -> Iterator[ConsulServer]:
 
 
 @pytest.fixture
-def town(estate: Estate, own_consul: ConsulServer) -> Town:
+def catalog(consul: ConsulServer) -> Iterator[Catalog]:
+    """Of a server that no test stops; empty again afterwards."""
+    with Catalog(consul) as made:
+        yield made
+
+
+@pytest.fixture
+def town(estate: Estate, consul: ConsulServer) -> Town:
+    return build(estate, consul.place())
+
+
+def build(estate: Estate, place: ConsulPlace, *more: str) -> Town:
     """A gateway and one host, and nothing that they serve."""
-    estate.init("--registry", "consul", *options(own_consul.place()))
+    estate.init("--registry", "consul", *options(place), *more)
     estate.start_gateway()
     join(estate, CLIENT)
     estate.start_agent(CLIENT)
@@ -69,10 +81,7 @@ def import_row(estate: Estate, service: str) -> dict[str, object]:
     return next(row for row in status(estate, OPERATOR)["imports"] if row["service"] == service)
 
 
-def test_what_consul_lists_is_reached_balanced_and_followed(
-    estate: Estate, town: Town, own_consul: ConsulServer
-) -> None:
-    catalog = Catalog(own_consul)
+def test_what_consul_lists_is_reached_balanced_and_followed(estate: Estate, town: Town, catalog: Catalog) -> None:
     with contextlib.ExitStack() as stack:
         pods = [stack.enter_context(Backend(f"pod-{number}")) for number in range(3)]
         for pod in pods:
@@ -114,8 +123,7 @@ def locate_denied(estate: Estate, town: Town) -> tuple[str, int]:
     return locate(estate, CLIENT, "shop")
 
 
-def test_tags_ports_and_where_an_instance_may_be(estate: Estate, town: Town, own_consul: ConsulServer) -> None:
-    catalog = Catalog(own_consul)
+def test_tags_ports_and_where_an_instance_may_be(estate: Estate, town: Town, catalog: Catalog) -> None:
     with Backend("v1") as old, Backend("v2") as new:
         catalog.register("api", old.target, tags=["v1", "eu"])
         catalog.register("api", new.target, tags=["v2", "eu"])
@@ -137,22 +145,25 @@ def test_tags_ports_and_where_an_instance_may_be(estate: Estate, town: Town, own
         assert answering(estate, "near", 1) == {"v2"}
 
 
-def test_entries_of_our_own_do_not_come_back(estate: Estate, town: Town, own_consul: ConsulServer) -> None:
-    catalog = Catalog(own_consul)
-    with Backend("theirs") as theirs, Backend("ours") as ours:
-        catalog.register("web", theirs.target)
-        catalog.register("web", ours.target, meta={"meshbridge-domain": "t.internal", "meshbridge-estate": "x"})
-        town.policy(allow("host:*", "web"))
-        bring_in(town, "web")
-        assert answering(estate, "web", 1) == {"theirs"}
-        assert "of this very estate" in str(import_row(estate, "web")["problem"])
+def test_what_the_estate_itself_shows_in_consul_does_not_come_back(estate: Estate, consul: ConsulServer) -> None:
+    """It would go round in circles: a host serves it, Consul shows it, a gateway brings it in."""
+    place = consul.place(rules=documented_policy("loop/") + documented_catalog_policy(TRUST_DOMAIN), prefix="loop/")
+    town = build(estate, place, "--consul-catalog")
+    with Catalog(consul) as catalog, Backend("ours") as ours, Backend("theirs") as theirs:
+        town.place("loop", CLIENT, ours.target)
+        eventually(lambda: consul.ask("GET", "/v1/health/service/loop?passing"), what="Consul shows it")
+        town.policy(allow("host:*", "*"))
+        bring_in(town, "loop", "--as", "again")
+        eventually(lambda: "of this very estate" in str(import_row(estate, "again")["problem"]), what="it is known")
+        assert import_row(estate, "again")["instances"] == 0 and not town.knows(CLIENT, "again")
+        catalog.register("loop", theirs.target)
+        assert answering(estate, "again", 1) == {"theirs"}
 
 
 def test_c38_a_gateway_opens_what_consul_lists_to_whom_policy_allows_and_nothing_else(
-    estate: Estate, town: Town, own_consul: ConsulServer
+    estate: Estate, town: Town, catalog: Catalog
 ) -> None:
     """Asked by a host's own tunnel, with whatever the host's agent would never ask."""
-    catalog = Catalog(own_consul)
     with Backend("web", hold) as web, Backend("secret") as secret:
         catalog.register("web", web.target)
         bring_in(town, "web", "--port", "80")
@@ -186,8 +197,8 @@ def test_c38_a_gateway_opens_what_consul_lists_to_whom_policy_allows_and_nothing
             assert secret.served == 0
 
 
-def test_f52_without_consul_the_last_answer_stays(estate: Estate, town: Town, own_consul: ConsulServer) -> None:
-    catalog = Catalog(own_consul)
+def test_f52_without_consul_the_last_answer_stays(estate: Estate, own_consul: ConsulServer) -> None:
+    town, catalog = build(estate, own_consul.place()), Catalog(own_consul)
     with Backend("one") as one, Backend("held", hold) as held, Backend("two") as two:
         catalog.register("web", one.target)
         catalog.register("held", held.target)
@@ -219,14 +230,11 @@ def test_f52_without_consul_the_last_answer_stays(estate: Estate, town: Town, ow
         assert answering(estate, "web", 2) == {"one", "two"}
 
 
-def test_f01_several_gateways_bring_in_the_same_and_one_may_die(
-    estate: Estate, town: Town, own_consul: ConsulServer
-) -> None:
+def test_f01_several_gateways_bring_in_the_same_and_one_may_die(estate: Estate, town: Town, catalog: Catalog) -> None:
     place = load_config(estate.home(OPERATOR)).consul
     assert place is not None
     add_gateway(estate, "gw2", place)
     wait_linked(estate, (CLIENT,), "gw1", "gw2")
-    catalog = Catalog(own_consul)
     with Backend("one") as one, Backend("two") as two:
         for pod in (one, two):
             catalog.register("web", pod.target)

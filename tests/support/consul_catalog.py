@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 
 from tests.support.consul_server import ConsulServer
 
@@ -10,8 +11,10 @@ NODE = "nomad-1"
 
 
 class Catalog:
-    """Args:
-    consul: a server that runs; the catalog is changed by its administrator.
+    """Leaving the `with` block removes what is left.
+
+    Args:
+        consul: a server that runs; the catalog is changed by its administrator.
     """
 
     def __init__(self, consul: ConsulServer) -> None:
@@ -42,3 +45,11 @@ class Catalog:
 
     def deregister(self, name: str, target: str) -> None:
         self._consul.ask("PUT", "/v1/catalog/deregister", {"Node": NODE, "ServiceID": f"{name}-{target}"})
+
+    def __enter__(self) -> Catalog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._consul.ask("PUT", "/v1/catalog/deregister", {"Node": NODE})
