@@ -21,5 +21,7 @@ def test_output_that_cannot_be_written_is_no_bug_of_ours(estate: Estate) -> None
 def test_adding_a_host_again_says_what_it_changes(estate: Estate) -> None:
     estate.init()
     assert estate.cli(OPERATOR, "host", "add", "vm1", "--serve", "own", "--site", "dc1").returncode == 0
-    again = estate.cli(OPERATOR, "host", "add", "VM1")
-    assert "vm1 was on record: site dc1 -> none; serves own -> none" in again.stderr
+    again = estate.cli(OPERATOR, "host", "add", "VM1", "--site", "dc2")
+    assert "vm1 was on record: site dc1 -> dc2\n" in again.stderr, "what is not named stays"
+    replaced = estate.cli(OPERATOR, "host", "add", "VM1", "--replace")
+    assert "vm1 was on record: site dc2 -> none; serves own -> none" in replaced.stderr
