@@ -168,6 +168,31 @@ kbit/s a handshake takes 1 s."""
 PATHS_ASKED_MAX = 256
 """Offered paths that wait for one host, and dials back to gateways that one host has under way."""
 
+# --- Agentless hosts ----------------------------------------------------------------------------------------------
+SSH_BEAT = 0.5
+"""Between two signs of life of a gateway's ssh worker."""
+SSH_SILENT = 3.0
+"""An ssh worker that has said nothing for so long hangs, on something that a host sent it: it is killed, so that the
+other hosts are back within 5 s (F42)."""
+SSH_CONNECT_TIMEOUT = 4.5
+"""From the dial to a session that is authenticated, all in all: an sshd that stalls is given up within 5 s (F42), and a
+`LoginGraceTime` or `MaxStartups` slot of an honest one is held no longer."""
+SSH_KEEPALIVE = 5.0
+"""Between two questions to a silent sshd ..."""
+SSH_KEEPALIVE_MISSES = 3
+"""... and so many without an answer mean that it is gone: after 15 s (F11)."""
+SSH_RETRY_FIRST = 0.5
+SSH_RETRY_MAX = 4.0
+"""Between two tries to reach an sshd, at most and with full jitter: it is back within 5 s of the cause's end."""
+SSH_AUTH_RETRY_FIRST = 30.0
+SSH_AUTH_RETRY_MAX = 600.0
+"""The same after a login that sshd refused: OpenSSH 9.8 adds 5 s of penalty for each, and shuts the address of ours out
+for all users when they add up (F41)."""
+SSH_DIALS_AT_ONCE = 32
+"""Hosts that one worker dials at the same time: a handshake is 5 ms of CPU."""
+SSH_UP_SETTLED = 10.0
+"""A connection that lasted so long was a good one: the next one is tried at once."""
+
 # --- Control ------------------------------------------------------------------------------------------------------
 CONTROL_MESSAGE_MAX = 16 * MIB
 """One message of the control stream; the largest is a full snapshot."""
