@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.support.consul_program import NoConsul, find_consul
 from tests.support.estate import Estate
+from tests.support.openssh_program import NoOpenSsh, OpenSsh, find_openssh
 
 settings.register_profile(
     "meshbridge",
@@ -128,4 +129,13 @@ def consul_program() -> Path:
     try:
         return find_consul()
     except NoConsul as why:
+        pytest.skip(str(why))
+
+
+@pytest.fixture(scope="session")
+def openssh() -> OpenSsh:
+    """A real one, or the test is skipped."""
+    try:
+        return find_openssh()
+    except NoOpenSsh as why:
         pytest.skip(str(why))
