@@ -1,4 +1,5 @@
-"""Pure: what exists, as immutable values. Authority signs Host, Gateway, Import and Instance; the rest is placement.
+"""Pure: what exists, as immutable values. Authority signs Host, Reach, Gateway, Import and Instance; the rest
+is placement.
 
 Every field was parsed before it came here (see `names`, `endpoints`), so code that holds one of these never checks
 a name again. None can be part of a cycle, so none is the garbage collector's business (`gc=False`): a gateway holds
@@ -21,6 +22,37 @@ class Host(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_f
     serves: tuple[str, ...] = ()
     draining: str | None = None
     """Why no new streams go to or from it; None when in service."""
+    via: str | None = None
+    """The gateway that reaches it, where no agent runs; None: an agent host."""
+
+
+class Allowance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Old cryptography, allowed on the way to one host for a time (see `reach`)."""
+
+    profiles: tuple[str, ...]
+    owner: str
+    """Who answers for it."""
+    until: str
+    """The last day, `YYYY-MM-DD`, UTC."""
+
+
+class Reach(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a gateway reaches an agentless host. Only gateways hold it: it is never sent to a host."""
+
+    host: str
+    gateway: str
+    url: str
+    """In canonical form (see `reach`)."""
+    host_keys: tuple[str, ...] = ()
+    """Lines of OpenSSH's, `ssh-ed25519 AAAA...`: the only keys that its sshd may show. After `@cert-authority `, a key
+    that may vouch for them."""
+    credential: str | None = None
+    """A private key, sealed to the gateway (base64); None: a certificate by that gateway's own ssh CA."""
+    ca: str | None = None
+    """PEM: who may vouch for the host's TLS certificate; None: those that the gateway's machine trusts."""
+    allow_loopback: bool = False
+    """Whether it may be on the gateway's own machine (tcp, tls)."""
+    allowance: Allowance | None = None
 
 
 class Gateway(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

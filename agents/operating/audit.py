@@ -17,6 +17,7 @@ from inventory.authority import (
     InviteBody,
     OperatorBody,
     PolicyBody,
+    ReachBody,
     RevokeBody,
     SignedEntry,
     entry_key,
@@ -81,6 +82,8 @@ def describe(body: Body) -> str:
             return f"gateway {body.gateway.name} {'removed' if body.removed else f'at {body.gateway.address}'}"
         case HostBody():
             return _describe_host(body)
+        case ReachBody():
+            return _describe_reach(body)
         case InviteBody():
             return f"token for {body.role} {body.name}"
         case PolicyBody():
@@ -106,9 +109,30 @@ def _describe_host(body: HostBody) -> str:
     if body.removed:
         return f"host {host.name} removed"
     parts = [
+        f"reached by gateway {host.via}" if host.via else "",
         f"site {host.site}" if host.site else "",
         f"labels {_list([f'{k}={v}' for k, v in host.labels.items()])}" if host.labels else "",
         f"may serve {_list(host.serves)}" if host.serves else "",
         f"draining: {host.draining}" if host.draining is not None else "",
     ]
     return _list([f"host {host.name}", *(part for part in parts if part)])
+
+
+def _describe_reach(body: ReachBody) -> str:
+    reach = body.reach
+    if body.removed:
+        return f"host {reach.host} is no longer reached by {reach.gateway}"
+    allowance = reach.allowance
+    parts = [
+        f"{_counted(len(reach.host_keys), 'host key')}" if reach.host_keys else "",
+        "with a sealed key" if reach.credential is not None else "",
+        "with a certificate authority of its own" if reach.ca is not None else "",
+        "loopback allowed" if reach.allow_loopback else "",
+        f"crypto {_list(allowance.profiles)} until {allowance.until} ({allowance.owner})" if allowance else "",
+    ]
+    where = f"host {reach.host} is reached at {reach.url} by gateway {reach.gateway}"
+    return _list([where, *(part for part in parts if part)])
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

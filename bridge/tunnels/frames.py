@@ -104,6 +104,8 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     service: str
     target: str = ""
     """Which instance, by its `ADDR:PORT`; empty for services of the node itself, such as `@control`."""
+    host: str | None = None
+    """At a gateway: on which of the hosts that it reaches the instance is; None: what it brings in itself."""
     user: str | None = None
     """The connecting process's local user, attested by the opener's agent."""
     trace: str = ""

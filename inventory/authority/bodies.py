@@ -15,18 +15,26 @@ from inventory.authority.keys import parse_public_key
 from inventory.endpoints import parse_endpoint, parse_target
 from inventory.errors import InputError
 from inventory.imports import import_key
-from inventory.model import Gateway, Host, Import, Instance
+from inventory.model import Gateway, Host, Import, Instance, Reach
 from inventory.names import parse_domain, parse_gateway, parse_host, parse_service, parse_site, parse_spiffe_id, shown
 from inventory.policy_rules import Rule, parse_label_pair
+from inventory.reach import check_reach
 
 MESSAGE_MAX = 1000
 TEXT_MAX = 253
 LABELS_MAX = 64
 TAGS_MAX = 16
+HOST_KEYS_MAX = 16
+CREDENTIAL_MAX = 64 * 1024
+"""A sealed private key in base64; the largest that OpenSSH makes (RSA with 16,384 bits) has 13 KB."""
+CA_MAX = 64 * 1024
 
+_PEM = "-----BEGIN CERTIFICATE-----\n"
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _CONSUL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,252}", re.ASCII)
 _TAG = re.compile(r"[\x21-\x7e]{1,253}", re.ASCII)
+_HOST_KEY = re.compile(r"(?:@cert-authority )?[a-z0-9@.-]{3,64} [A-Za-z0-9+/]{16,8192}={0,2}", re.ASCII)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}", re.ASCII)
 _INVITE_ID = re.compile(r"[0-9a-z][0-9a-z-]{3,63}", re.ASCII)
 
 
@@ -74,7 +82,7 @@ class DomainBody(_Body, frozen=True, tag="domain"):
     def __post_init__(self) -> None:
         _same(self.trust_domain, parse_domain(self.trust_domain), "trust domain")
         _same(self.namespace, parse_domain(self.namespace), "namespace")
-        if not self.root_certificate.startswith("-----BEGIN CERTIFICATE-----\n"):
+        if not self.root_certificate.startswith(_PEM):
             raise InputError("the root certificate is not PEM")
         _check_text(self.operator_name, "operator name")
 
@@ -113,6 +121,33 @@ class HostBody(_Body, frozen=True, tag="host"):
             _same(service, parse_service(service), "service name")
         _check_labels(self.host.labels)
         _check_text(self.host.draining or "", "drain reason")
+        if self.host.via is not None:
+            _same(self.host.via, parse_gateway(self.host.via), "gateway name")
+            if self.host.serves:
+                raise InputError("no agent runs on it that could serve anything by its own word: place its services")
+
+
+class ReachBody(_Body, frozen=True, tag="reach"):
+    """How a gateway reaches a host on which no agent runs."""
+
+    reach: Reach
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        reach = self.reach
+        _same(reach.host, parse_host(reach.host), "host name")
+        _same(reach.gateway, parse_gateway(reach.gateway), "gateway name")
+        if len(reach.host_keys) > HOST_KEYS_MAX:
+            raise InputError(f"{len(reach.host_keys)} host keys, at most {HOST_KEYS_MAX} are allowed")
+        wrong = next((key for key in reach.host_keys if not _HOST_KEY.fullmatch(key)), None)
+        if wrong is not None:
+            raise InputError(f"{shown(wrong)} is not a public key in OpenSSH's form")
+        sealed = reach.credential
+        if sealed is not None and (len(sealed) > CREDENTIAL_MAX or not _BASE64.fullmatch(sealed)):
+            raise InputError("the sealed credential is not base64 of a possible length")
+        if reach.ca is not None and not (len(reach.ca) <= CA_MAX and reach.ca.startswith(_PEM)):
+            raise InputError("the certificate authority is not PEM of a possible length")
+        check_reach(reach)
 
 
 class InviteBody(_Body, frozen=True, tag="invite"):
@@ -217,6 +252,7 @@ Body = (
     | OperatorBody
     | GatewayBody
     | HostBody
+    | ReachBody
     | InviteBody
     | PolicyBody
     | RevokeBody
@@ -236,6 +272,8 @@ def entry_key(body: Body) -> str:
             return f"gateway/{body.gateway.name}"
         case HostBody():
             return f"host/{body.host.name}"
+        case ReachBody():
+            return f"reach/{body.reach.host}"
         case InviteBody():
             return f"invite/{body.id}"
         case PolicyBody():

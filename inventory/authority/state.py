@@ -18,10 +18,11 @@ from inventory.authority.entries import (
     InviteBody,
     OperatorBody,
     PolicyBody,
+    ReachBody,
     RevokeBody,
     VerifiedEntry,
 )
-from inventory.model import Gateway, Host, Import, Instance
+from inventory.model import Gateway, Host, Import, Instance, Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,8 @@ class AuthorityState:
     """Public key in hex -> name, those who may sign now."""
     gateways: Mapping[str, Gateway] = field(default_factory=dict)
     hosts: Mapping[str, Host] = field(default_factory=dict)
+    reaches: Mapping[str, Reach] = field(default_factory=dict)
+    """By host name; only gateways know any."""
     instances: Mapping[str, Instance] = field(default_factory=dict)
     """By Instance.id."""
     imports: Mapping[str, Import] = field(default_factory=dict)
@@ -88,6 +91,7 @@ class Draft:
         self.operators = dict(base.operators)
         self.gateways = dict(base.gateways)
         self.hosts = dict(base.hosts)
+        self.reaches = dict(base.reaches)
         self.instances = dict(base.instances)
         self.imports = dict(base.imports)
         self.invites = dict(base.invites)
@@ -117,6 +121,8 @@ class Draft:
                 _put_or_drop(self.gateways, body.gateway.name, body.gateway, body.removed)
             case HostBody() as body:
                 _put_or_drop(self.hosts, body.host.name, body.host, body.removed)
+            case ReachBody() as body:
+                _put_or_drop(self.reaches, body.reach.host, body.reach, body.removed)
             case InstanceBody() as body:
                 _put_or_drop(self.instances, body.instance.id, body.instance, body.removed)
             case ImportBody() as body:
@@ -142,6 +148,7 @@ class Draft:
             operators=self.operators,
             gateways=self.gateways,
             hosts=self.hosts,
+            reaches=self.reaches,
             instances=self.instances,
             imports=self.imports,
             invites=self.invites,

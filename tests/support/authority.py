@@ -20,6 +20,7 @@ from inventory.authority import (
     OperatorBody,
     OperatorKey,
     PolicyBody,
+    ReachBody,
     RevokeBody,
     SignedEntry,
     genesis_fingerprint,
@@ -27,7 +28,7 @@ from inventory.authority import (
     verify_log,
 )
 from inventory.authority.entries import ENTRY_CONTEXT, NO_PREVIOUS, payload_hash
-from inventory.model import Gateway, Host, Import, Instance
+from inventory.model import Gateway, Host, Import, Instance, Reach
 
 NOW = 1_800_000_000
 TRUST_DOMAIN = "t.internal"
@@ -55,8 +56,31 @@ def domain(**changes: str) -> DomainBody:
     return DomainBody(**{**values, **changes})
 
 
-def host(name: str = "vm1", *serves: str, removed: bool = False, labels: dict[str, str] | None = None) -> HostBody:
-    return HostBody(host=Host(name=name, serves=serves, labels=labels or {}), removed=removed)
+HOST_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIGPKSUTyz1HwHReFVvD5obVsALAgJRNarH4TRpNePnAS"
+
+
+def host(
+    name: str = "vm1",
+    *serves: str,
+    removed: bool = False,
+    labels: dict[str, str] | None = None,
+    via: str | None = None,
+) -> HostBody:
+    return HostBody(host=Host(name=name, serves=serves, labels=labels or {}, via=via), removed=removed)
+
+
+def reach(
+    name: str = "aix1",
+    via: str = "gw1",
+    url: str = "ssh://bridge@192.0.2.7",
+    *,
+    removed: bool = False,
+    **fields: object,
+) -> ReachBody:
+    """A host reached by ssh has HOST_KEY unless `fields` say otherwise."""
+    keys = {"host_keys": (HOST_KEY,)} if url.startswith("ssh:") else {}
+    made = Reach(host=name, gateway=via, url=url, **{**keys, **fields})  # type: ignore[arg-type]
+    return ReachBody(reach=made, removed=removed)
 
 
 def gateway(name: str = "gw1", address: str = "127.0.0.1:7443", *, removed: bool = False) -> GatewayBody:
