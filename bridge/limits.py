@@ -169,6 +169,10 @@ PATHS_ASKED_MAX = 256
 """Offered paths that wait for one host, and dials back to gateways that one host has under way."""
 
 # --- Agentless hosts ----------------------------------------------------------------------------------------------
+LAST_HOP_LINE_MAX = 4 * KIB
+"""The line with which a data worker asks the ssh worker for a channel, and the answer."""
+LAST_HOP_QUEUE_WAIT = 0.02
+"""Until a data worker knocks again at an ssh worker whose queue of questions is full."""
 SSH_BEAT = 0.5
 """Between two signs of life of a gateway's ssh worker."""
 SSH_SILENT = 3.0

@@ -108,6 +108,16 @@ class Snapshot:
         found = self.host(place) if gateway is None else self.authority.gateways.get(gateway)
         return found.site if found is not None else None
 
+    def served_by(self, place: str) -> str | None:
+        """The gateway that takes the streams to a place: it reaches that host, or brings in what is there; None: the
+        host's own agent does."""
+        host = self.host(place)
+        return host.via if host is not None else gateway_of(place)
+
+    def behind(self, gateway: str) -> tuple[str, ...]:
+        """The agentless hosts that this gateway reaches, revoked or not, by name."""
+        return self._behind.get(gateway, ())
+
     def service(self, name: str) -> Service | None:
         return self.services.get(name)
 
@@ -165,6 +175,14 @@ class Snapshot:
     def reported_on(self, host: str) -> tuple[Instance, ...]:
         """Of these, the ones that are there by the host's own word."""
         return self.offers(host)[len(self.placed_on(host)) :]  # see `_offer`
+
+    @cached_property
+    def _behind(self) -> dict[str, tuple[str, ...]]:
+        found: dict[str, list[str]] = {}
+        for host in self.authority.hosts.values():
+            if host.via is not None:
+                found.setdefault(host.via, []).append(host.name)
+        return {gateway: tuple(sorted(names)) for gateway, names in found.items()}
 
     @cached_property
     def _revoked_hosts(self) -> dict[str, str]:
@@ -242,7 +260,7 @@ class Snapshot:
         for name in ("rules", "index"):
             if same_policy and name in self.__dict__:
                 kept[name] = self.__dict__[name]
-        for name in ("_signed", "_revoked_hosts"):
+        for name in ("_signed", "_revoked_hosts", "_behind"):
             if same_authority and name in self.__dict__:
                 kept[name] = self.__dict__[name]
         if not same_authority and touched is not None and "_signed" in self.__dict__:

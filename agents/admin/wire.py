@@ -76,19 +76,19 @@ def decode_answer(line: bytes) -> Answer:
 
 
 @contextmanager
-def socket_address(home: Path) -> Iterator[str]:
-    """A path to the home's admin socket that fits into a socket address, however deep the home lies.
+def socket_address(home: Path, file: str = FILE) -> Iterator[str]:
+    """A path to a socket in the home (its admin socket) that fits into a socket address, however deep the home lies.
 
     Raises:
         OSError: there is no such home.
     """
-    path = home / FILE
+    path = home / file
     if len(os.fsencode(path)) <= _SUN_PATH_MAX:
         yield str(path)
         return
     fd = os.open(home, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        yield f"/proc/self/fd/{fd}/{FILE}"
+        yield f"/proc/self/fd/{fd}/{file}"
     finally:
         os.close(fd)
 

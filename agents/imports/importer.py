@@ -17,7 +17,7 @@ from agents.backoff import Backoff
 from agents.data_workers import DataWorkers
 from agents.guards import must_pass
 from agents.imports.watched import Watched
-from agents.imports.worker_view import authority_for_workers, imported, placement_for_workers
+from agents.imports.worker_view import authority_for_workers, placement_for_workers, served
 from agents.workers import messages as m
 from agents.workers.placement import Placed
 from bridge import limits
@@ -161,7 +161,7 @@ class Importer:
     def placed(self, snapshot: Snapshot, hosts: Iterable[str]) -> None:
         """The placement of these hosts is otherwise now; the workers hear of what concerns them."""
         self._snapshot = snapshot
-        mine = imported(snapshot, self._gateway)
+        mine = served(snapshot, self._gateway)
         if mine or self._placed.reported:
             concerned = {instance.host for service in mine for instance in service.instances}
             if not concerned.union(self._placed.reported).isdisjoint(hosts):

@@ -1,5 +1,6 @@
-"""Pure: what a gateway's data workers are told of the estate: who may connect and relay; and of what the gateway brings
-in, all that it takes to decide about it as a host decides about its own services.
+"""Pure: what a gateway's data workers are told of the estate: who may connect and relay; and of what the gateway serves
+for others (what it brings in, and what is on the hosts that it reaches), all that it takes to decide about it as a host
+decides about its own services.
 """
 
 from __future__ import annotations
@@ -7,28 +8,33 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import msgspec
+
 from agents.workers import messages as m
 from agents.workers.placement import Placed
 from inventory.imports import place_of
-from inventory.model import Instance, Service
+from inventory.model import Instance, Reach, Service
 from inventory.policy_index import bits_of
 from inventory.snapshot import Snapshot
 
 
-def imported(snapshot: Snapshot, gateway: str) -> list[Service]:
-    """The services that this gateway brings in, with all their instances: also those that others serve, because what a
-    rule says of labels is about all of them."""
-    names = sorted(wanted.service for wanted in snapshot.authority.imports.values() if wanted.gateway == gateway)
-    return [service for name in names if (service := snapshot.service(name)) is not None]
+def served(snapshot: Snapshot, gateway: str) -> list[Service]:
+    """The services that this gateway takes streams to, with all their instances: also those that others serve, because
+    what a rule says of labels is about all of them."""
+    names = {wanted.service for wanted in snapshot.authority.imports.values() if wanted.gateway == gateway}
+    names.update(instance.service for host in snapshot.behind(gateway) for instance in snapshot.offers(host))
+    return [service for name in sorted(names) if (service := snapshot.service(name)) is not None]
 
 
 def authority_for_workers(snapshot: Snapshot, gateway: str) -> m.Authority:
-    """Hosts and revocations; and the rules about what this gateway brings in, if anything."""
+    """Hosts and revocations; and the rules about what this gateway serves for others, if anything."""
     authority, index = snapshot.authority, snapshot.index
+    mine = {name: _without_secrets(reach) for name, reach in authority.reaches.items() if reach.gateway == gateway}
     nothing = replace(
-        authority, invites={}, instances={}, imports={}, numbers={}, policy=None, policy_number=0, number=0, head=""
-    )
-    services = imported(snapshot, gateway)
+        authority, invites={}, instances={}, imports={}, reaches=mine, numbers={}, policy=None, policy_number=0,
+        number=0, head="",
+    )  # fmt: skip
+    services = served(snapshot, gateway)
     if not services:
         return m.Authority(state=nothing, allows=())
     mask = 0
@@ -45,6 +51,11 @@ def authority_for_workers(snapshot: Snapshot, gateway: str) -> m.Authority:
     return m.Authority(state=state, allows=tuple(index.rules[bit].rule for bit in bits_of(mask & index.allows)))
 
 
+def _without_secrets(reach: Reach) -> Reach:
+    """Data workers connect to the host, or ask the ssh worker to: what that one needs is its own."""
+    return msgspec.structs.replace(reach, credential=None, host_keys=(), ca=None)
+
+
 def placement_for_workers(snapshot: Snapshot, gateway: str, leaving: Iterable[Instance]) -> Placed:
     """Where these services are.
 
@@ -52,7 +63,7 @@ def placement_for_workers(snapshot: Snapshot, gateway: str, leaving: Iterable[In
         leaving: our own instances that no host is told of any more; streams to them may be on their way.
     """
     reported: dict[str, tuple[Instance, ...]] = {}
-    for service in imported(snapshot, gateway):
+    for service in served(snapshot, gateway):
         for instance in service.instances:
             if instance.id not in snapshot.authority.instances:
                 reported[instance.host] = (*reported.get(instance.host, ()), instance)

@@ -26,7 +26,9 @@ from agents.loop_lag import watch_lag
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from agents.workers.inbound import Inbound
+from agents.workers.last_hop import place_in
 from agents.workers.live import LiveFlow
+from agents.workers.offered import Offered
 from agents.workers.outbound import Outbound
 from agents.workers.placement import changed, placed
 from agents.workers.pool import Path as GatewayPath
@@ -83,9 +85,8 @@ class DataWorker:
         self._shares = shares
         self._nursery = nursery
         self._tally = Tally()
-        self._offers: tuple[Instance, ...] = ()
-        self._own: dict[tuple[str, str], Instance] = {}
-        """Those, by service and target."""
+        self.offered = Offered(self._place, begin.name if begin.role == "gateway" else "")
+        self.ssh_channels = place_in(Path(begin.home))
         self._paths: dict[str, list[trio.MemorySendChannel[m.PathFound | m.PathFailed]]] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
         self._stepped_back: list[Listener] = []
@@ -260,7 +261,7 @@ class DataWorker:
             case m.Retire():
                 self._retire()
             case m.CutAll():
-                records = tuple(self.streams.cut_all(message.reason))
+                records = tuple(self.streams.cut_all(message.reason, message.host))
                 self.loop.settle()
                 await self._send_records()
                 await self._channel.send(m.StreamList(id=message.id, streams=records, cut=len(records)))
@@ -278,20 +279,20 @@ class DataWorker:
     # --- what is known --------------------------------------------------------------------------------------------
 
     def _authority(self, message: m.Authority) -> None:
-        self._know(self.snapshot.evolved(authority=message.state, allows=message.allows))
+        snapshot = self.snapshot.evolved(authority=message.state, allows=message.allows)
+        gone = self.offered.gone(snapshot)
+        self._know(snapshot)
         # In this order the records say most: why a peer is revoked, then which rule let go of a stream, then the rest.
         self.pool.drop_revoked()
+        self.streams.cut_hosts(gone)
         self.streams.recheck()
         self.pool.drop_strangers()
 
     def _know(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.streams.know(snapshot)
-        offers = snapshot.offers(self._place)
-        if offers is not self._offers:  # a thousand targets are not read again because somebody else came or went
-            self._offers = offers
-            self._own = {(i.service, i.target): i for i in offers}
-            self.targets.know(target for _, target in self._own)
+        if self.offered.know(snapshot):
+            self.targets.know(self.offered.targets)
         host = snapshot.host(self._place)
         if host is not None:
             self.site = host.site
@@ -302,8 +303,9 @@ class DataWorker:
         host = self.snapshot.host(self._place)
         return self._shutting_down or (host.draining if host is not None else None)
 
-    def own_instance(self, service: str, target: str) -> Instance | None:
-        return self._own.get((service, target))
+    def why_draining(self, instance: Instance) -> str | None:
+        host = self.snapshot.host(instance.host)
+        return self.draining or instance.draining or (host.draining if host is not None else None)
 
     def is_revoked(self, spiffe_id: str, key: str) -> str | None:
         return self.snapshot.is_revoked(spiffe_id, key)

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
+from pathlib import Path
 from typing import Protocol
 
 import trio
 
 from agents import clock
 from agents.guards import must_pass
+from agents.workers.last_hop import LastHopRefused, ask
 from agents.workers.live import LiveFlow
+from agents.workers.offered import Offered, check_address
 from agents.workers.pool import TunnelPool, expect_reading, tune
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
@@ -42,10 +45,14 @@ class InboundOwner(Protocol):
     name: str
     role: str
     targets: Targets
+    offered: Offered
+    ssh_channels: Path
 
     @property
     def draining(self) -> str | None: ...
-    def own_instance(self, service: str, target: str) -> Instance | None: ...
+    def why_draining(self, instance: Instance) -> str | None:
+        """Why it takes no new streams; None when it does."""
+
     async def guest(self, sock: socket.socket, remote: str, waited: float) -> None:
         """A connection with a preface, unread, for the supervisor; it has been open for `waited` seconds."""
 
@@ -181,16 +188,19 @@ class Inbound:
             return
         flow = self._flow(tunnel, wish)
         refusal = self._streams.judge(flow)
-        instance = self._owner.own_instance(wish.service, wish.target)
+        instance = self._owner.offered.instance(wish.service, wish.target, wish.host)
         if refusal is not None:
             code, reason, rule = Code.DENIED, refusal.reason, refusal.rule
         elif instance is None:
             code, reason, rule = Code.UNKNOWN_SERVICE, f"{self._owner.name} serves no such instance", None
-        elif (why := self._owner.draining or instance.draining) is not None:
+        elif (why := self._owner.why_draining(instance)) is not None:
             code, reason, rule = Code.DRAINING, f"draining: {why}", None
         else:
             try:
-                self._connect(tunnel, stream, flow, instance)
+                if wish.host is not None:
+                    self._connect_behind(tunnel, stream, flow, instance)
+                else:
+                    self._connect(tunnel, stream, flow, instance)
                 return
             except Unavailable as exc:
                 code, reason, rule = Code.CONNECT_FAILED, exc.what, None
@@ -206,3 +216,43 @@ class Inbound:
         local.sole = True
         self._streams.live(local)
         local.connect(tunnel, stream, address)
+
+    # --- agentless hosts ------------------------------------------------------------------------------------------
+
+    def _connect_behind(self, tunnel: Tunnel, stream: Stream, flow: LiveFlow, instance: Instance) -> None:
+        """To a host that this gateway reaches. Raises Unavailable."""
+        reach = self._owner.offered.reach(instance)
+        if self._owner.offered.is_direct(instance.host):
+            check_address(reach, self._owner.targets.address(instance.target)[1])
+            self._connect(tunnel, stream, flow, instance)
+            return
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._streams.placed(flow, instance.id)
+        local = LocalSocket(self._loop, sock, self._streams, flow)
+        self._streams.live(local)
+        local.wait(tunnel, stream)
+        # The task has a descriptor of its own: the stream may end meanwhile, and with it the socket.
+        self._tasks.start_soon(self._ask_for_channel, local, sock.dup(), instance)
+
+    async def _ask_for_channel(self, local: LocalSocket, sock: socket.socket, instance: Instance) -> None:
+        refusal: LastHopRefused | None = None
+        with sock, trio.move_on_after(limits.CONNECT_TIMEOUT) as scope:
+            try:
+                await ask(sock, self._owner.ssh_channels, instance.host, instance.target)
+            except LastHopRefused as exc:
+                refusal = exc
+            except BaseException as exc:  # a bug ends this stream only
+                if must_pass(exc):
+                    raise
+                refusal = LastHopRefused(Code.INTERNAL, f"internal error: {type(exc).__name__}")
+                self._tasks.crashed(exc)
+        if scope.cancelled_caught:
+            what = f"{instance.host}: no channel to {instance.target} within {limits.CONNECT_TIMEOUT:.0f} s"
+            refusal = LastHopRefused(Code.TIMEOUT, what)
+        if local.ended:
+            return
+        if refusal is not None:
+            local.refuse(refusal.code, refusal.what)
+        else:
+            self._loop.guarded(local, local.connected)
+        self._loop.settle()

@@ -159,6 +159,8 @@ class Retire(Message, frozen=True, kw_only=True, tag="retire"):
 class CutAll(Message, frozen=True, kw_only=True, tag="cut-all"):
     id: int
     reason: str
+    host: str | None = None
+    """Only those to this agentless host."""
 
 
 class ListStreams(Message, frozen=True, kw_only=True, tag="list-streams"):

@@ -180,21 +180,23 @@ class Outbound:
         return choose(candidates, site=owner.site, rng=self._rng, exclude=flow.tried)
 
     def _reachable(self, host: str) -> bool:
-        """A gateway always: whether it can be dialled is not for its control stream to say."""
+        """A gateway always: whether it can be dialled is not for its control stream to say. The hosts behind one are
+        where it says that they are."""
         presence = self._owner.snapshot.presence.get(host)
         return presence is None or presence.online or presence.advertise is not None or gateway_of(host) is not None
 
     def _warm(self, instance: Instance | None) -> Tunnel | None:
         if instance is None or instance.host == self._owner.name:
             return None
-        gateway = gateway_of(instance.host)
+        gateway = self._owner.snapshot.served_by(instance.host)
         if gateway is not None:
             return self._pool.usable(SpiffeId(self._owner.trust_domain, "gateway", gateway))
         return self._pool.usable(SpiffeId(self._owner.trust_domain, "host", instance.host))
 
     async def _dial(self, instance: Instance) -> Tunnel:
-        """A tunnel to who serves the instance: a host, or the gateway that brings it in. Raises Unavailable."""
-        name = gateway_of(instance.host)
+        """A tunnel to who serves the instance: a host, or the gateway that brings it in or reaches its host. Raises
+        Unavailable."""
+        name = self._owner.snapshot.served_by(instance.host)
         if name is None:
             return await self._pool.host(instance.host)
         gateway = self._owner.snapshot.authority.gateways.get(name)
@@ -207,9 +209,10 @@ class Outbound:
         self._streams.placed(flow, instance.id)
         flow.peer = instance.host
         flow.via = tunnel.via
-        local.open(
-            tunnel, encode_open(Open(service=flow.service, target=instance.target, user=flow.user, trace=flow.id))
-        )
+        host = self._owner.snapshot.host(instance.host)
+        behind = host.name if host is not None and host.via is not None else None
+        wish = Open(service=flow.service, target=instance.target, host=behind, user=flow.user, trace=flow.id)
+        local.open(tunnel, encode_open(wish))
 
     # --- the slow path --------------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from agents import clock
@@ -25,6 +25,7 @@ from bridge.relay.loop import Loop
 from bridge.relay.splice import Splice
 from bridge.tunnels.frames import Code, Reason
 from inventory.errors import Unavailable
+from inventory.health import host_of
 from inventory.snapshot import Snapshot
 
 _CLOCK_STEP = 2.0
@@ -308,15 +309,29 @@ class Streams:
         ]
         return sorted(records, key=lambda record: record.ts)
 
-    def cut_all(self, reason: str) -> list[Flow]:
-        """End every stream; their records."""
-        records = self.records()
+    def cut_all(self, reason: str, host: str | None = None) -> list[Flow]:
+        """End every stream, or those to instances on one host; their records."""
+        records = [record for record in self.records() if host in (None, host_of(record.instance))]
         for local in list(self._live):
-            if _flow(local).side != "control":
+            if _flow(local).side != "control" and host in (None, host_of(_flow(local).instance)):
                 local.abort(Code.DRAINING, "cut", reason)
-        for splice, _flow_of in self._local_splices():
-            splice.close(_CUT + reason)
+        for splice, flow in self._local_splices():
+            if host in (None, host_of(flow.instance)):
+                splice.close(_CUT + reason)
         return records
+
+    def cut_hosts(self, gone: Mapping[str, str]) -> None:
+        """End the streams to instances on these hosts, for the reason given with each."""
+        if not gone:
+            return
+        for local in list(self._live):
+            reason = gone.get(host_of(_flow(local).instance))
+            if reason is not None:
+                local.abort(Code.CUT, "cut", reason)
+        for splice, flow in self._local_splices():
+            reason = gone.get(host_of(flow.instance))
+            if reason is not None:
+                splice.close(_CUT + reason)
 
 
 def _flow(local: LocalSocket) -> LiveFlow:

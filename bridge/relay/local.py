@@ -131,6 +131,18 @@ class LocalSocket:
             return False
         return True
 
+    def wait(self, tunnel: Tunnel, stream: Stream) -> None:
+        """Somebody else is connecting this socket for a stream that the peer opened: `connected`, or `refuse`, follows.
+        The stream's bytes wait in the window meanwhile."""
+        self.tunnel = tunnel
+        self.stream = stream
+        stream.sink = self
+        self._connecting = True
+
+    def connected(self) -> None:
+        """It is, after `wait`."""
+        self._established()
+
     def join(self, tunnel: Tunnel, stream: Stream) -> None:
         """Serve a stream that the peer opened from this already connected socket."""
         self.tunnel = tunnel

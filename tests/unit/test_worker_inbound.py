@@ -5,12 +5,14 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 import trio
 import trio.testing
 
 from agents.workers.inbound import Inbound
+from agents.workers.offered import Offered
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
 from bridge import limits
@@ -49,6 +51,8 @@ class Door:
         self.name, self.role = "a", role
         self.draining: str | None = None
         self.targets = Targets()
+        self.offered = Offered("a")
+        self.ssh_channels = Path("/none")
         self.pool = FakePool()
         self.guests: list[socket.socket] = []
         self.guest_error: Exception | None = None
@@ -57,8 +61,8 @@ class Door:
         self.ends: list[socket.socket] = []
         self.inbound = Inbound(None, Tasks(nursery, self.crashes.append), self.pool, None, self)  # type: ignore[arg-type]
 
-    def own_instance(self, service: str, target: str) -> Instance | None:
-        return None
+    def why_draining(self, instance: Instance) -> str | None:
+        return self.draining
 
     async def guest(self, sock: socket.socket, remote: str, waited: float) -> None:
         if self.guest_error is not None:

@@ -10,12 +10,14 @@ import errno
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agents.workers.inbound import Inbound
 from agents.workers.live import LiveFlow
+from agents.workers.offered import Offered
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from bridge import limits
@@ -76,6 +78,9 @@ class FakeWorker:
         self.role = role
         self.draining: str | None = None
         self.targets = Targets()
+        self.offered = Offered(name)
+        self.offered.know(known)
+        self.ssh_channels = Path("/none")
         self.known = known
         self.tasks = FakeTasks()
         self.refusals: list[tuple[LocalSocket, Reason]] = []
@@ -87,12 +92,12 @@ class FakeWorker:
         self.inbound.services = []
 
     def know(self, known: Snapshot) -> None:
-        self.known = known
+        self.offered.know(known)
         self.streams.know(known)
         self.streams.recheck()
 
-    def own_instance(self, service: str, target: str) -> Instance | None:
-        return next((i for i in self.known.offers(self.name) if (i.service, i.target) == (service, target)), None)
+    def why_draining(self, instance: Instance) -> str | None:
+        return self.draining or instance.draining
 
     def stream_accepted(self, flow: LiveFlow) -> None:
         self.accepted.append(flow)
