@@ -33,6 +33,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "gateway": ("cli.gateway:gateway", "Gateways: record, invite, remove, enrol, run."),
     "agent": ("cli.agent:agent", "Enrol this machine, and run its agent."),
     "host": ("cli.host:host", "Hosts: record, invite, drain, revoke, remove."),
+    "client": ("cli.client:client", "Clients that know nothing of us: record, list, remove."),
     "service": ("cli.service:service", "Services: place and remove instances."),
     "policy": ("cli.policy:policy", "The policy: check, apply, show, explain; the audit trail."),
     "registry": ("cli.registry:registry", "The registry: back it up, restore it, move it."),

@@ -10,6 +10,7 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import print_json, print_table
+from cli.publish import publication_as_json, publish, unpublish
 from cli.values import HOST, LABEL, PORT, TARGET, labels_of, option_value
 
 if TYPE_CHECKING:
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 
     from agents.estate import Operator
     from agents.operating.services import Placed, Which
+    from inventory.authority import AuthorityState
     from inventory.endpoints import Endpoint
-    from inventory.model import Import, Instance
+    from inventory.model import Import, Instance, Publication
 
     Change = Callable[[Operator, Which], Awaitable[list[Instance]]]
 
@@ -28,7 +30,11 @@ target_option = click.option("--target", type=TARGET, metavar="ADDR:PORT", help=
 
 @click.group()
 def service() -> None:
-    """Services: place and remove instances."""
+    """Services: place and remove instances, publish them to clients."""
+
+
+service.add_command(publish)
+service.add_command(unpublish)
 
 
 @service.command(epilog="Example: meshbridge service add web --host vm1 --target 127.0.0.1:9000 --port 80")
@@ -162,10 +168,12 @@ def list_services(app: App, host_name: str | None) -> None:
     """List the instances that operators placed, and what is imported from Consul."""
     from agents.estate import inspect
 
-    async def work() -> tuple[list[Instance], list[Import]]:
+    async def work() -> tuple[list[Instance], list[Import], list[Publication]]:
         async with inspect(app.home) as (_, _, log):
             imports = [wanted for _, wanted in sorted(log.state.imports.items()) if host_name is None]
-            return [i for _, i in sorted(log.state.instances.items()) if host_name in (None, i.host)], imports
+            published = [p for _, p in sorted(log.state.publications.items()) if host_name in (None, p.host)]
+            placed = [i for _, i in sorted(log.state.instances.items()) if host_name in (None, i.host)]
+            return placed, imports, published
 
     _print_service(app, *run(work))
 
@@ -181,16 +189,26 @@ def show(app: App, name: str) -> None:
 
     canonical = parse_service(name)
 
-    async def work() -> tuple[list[Instance], list[Import]]:
+    async def work() -> tuple[list[Instance], list[Import], list[Publication]]:
         async with inspect(app.home) as (_, _, log):
-            return known_service(log.state, Which(canonical))
+            published = [p for _, p in sorted(log.state.publications.items()) if p.service == canonical]
+            # One that hosts serve by their own word may be published, and is not in the log.
+            if published and not _is_known(log.state, canonical):
+                return [], [], published
+            return (*known_service(log.state, Which(canonical)), published)
 
     _print_service(app, *run(work))
 
 
-def _print_service(app: App, instances: list[Instance], imports: list[Import]) -> None:
+def _is_known(state: AuthorityState, name: str) -> bool:
+    placed = any(one.service == name for one in state.instances.values())
+    return placed or any(one.service == name for one in state.imports.values())
+
+
+def _print_service(app: App, instances: list[Instance], imports: list[Import], publications: list[Publication]) -> None:
+    published = [publication_as_json(one) for one in publications]
     if app.is_json:
-        print_json([*map(_as_json, instances), *map(_import_as_json, imports)])
+        print_json([*map(_as_json, instances), *map(_import_as_json, imports), *published])
         return
     rows: list[tuple[object, ...]] = [
         (i.service, i.host, i.target, i.port, i.check or "tcp", i.weight, i.labels, i.draining or "") for i in instances
@@ -198,6 +216,7 @@ def _print_service(app: App, instances: list[Instance], imports: list[Import]) -
     rows += [
         (w.service, f"gateway:{w.gateway}", w.check, w.port or "its own", "consul", "", w.labels, "") for w in imports
     ]
+    rows += [(p["service"], p["host"], p["target"], p["port"], "published", "", {}, "") for p in published]
     print_table(("SERVICE", "HOST", "TARGET", "PORT", "CHECK", "WEIGHT", "LABELS", "DRAINING"), rows)
 
 

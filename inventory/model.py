@@ -1,5 +1,5 @@
-"""Pure: what exists, as immutable values. Authority signs Host, Reach, Gateway, Import and Instance; the rest
-is placement.
+"""Pure: what exists, as immutable values. Authority signs Host, Reach, Gateway, Client, Import, Publication and
+Instance; the rest is placement.
 
 Every field was parsed before it came here (see `names`, `endpoints`), so code that holds one of these never checks
 a name again. None can be part of a cycle, so none is the garbage collector's business (`gc=False`): a gateway holds
@@ -79,6 +79,8 @@ class Instance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unkno
     weight: int = 1
     labels: dict[str, str] = {}
     draining: str | None = None
+    proxy_protocol: bool = False
+    """Whether it is told who calls, by a header before the first byte (see bridge/proxy_protocol.py)."""
 
     @property
     def id(self) -> str:
@@ -111,6 +113,45 @@ class Import(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown
     def check(self) -> str:
         """Where its instances come from. Each carries it, so that none outlives the import that it was found for."""
         return " ".join((f"consul:{self.source}", *self.tags))
+
+
+class Client(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Somebody who knows nothing of us and connects to a gateway's port, as the operator signed it."""
+
+    name: str
+    gateways: tuple[str, ...]
+    """Those that may speak for it. Nobody else's word that it calls is taken."""
+    labels: dict[str, str] = {}
+
+
+class Admission(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """How a client is known. Only gateways hold it. Where there are both sources and certificates, both must fit."""
+
+    client: str
+    sources: tuple[str, ...] = ()
+    """CIDRs that it calls from, in canonical form."""
+    certificates: dict[str, str] = {}
+    """SHA-256 of a certificate's SPKI DER in hex -> the certificate, PEM."""
+
+
+class Publication(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """A service at a place where clients find it: a port of a gateway, or one on an ssh host's own loopback."""
+
+    service: str
+    gateway: str | None = None
+    listen: str | None = None
+    """`ADDR:PORT` that this gateway listens on."""
+    tls: bool = False
+    """Whether clients of the gateway speak TLS and show a certificate."""
+    host: str | None = None
+    port: int | None = None
+    """On this host's loopback."""
+
+    @property
+    def id(self) -> str:
+        """Unique in the estate: `web/gateway:gw1/10.0.0.1:80`, or `web/aix1/8080`."""
+        place = f"gateway:{self.gateway}/{self.listen}" if self.gateway is not None else f"{self.host}/{self.port}"
+        return f"{self.service}/{place}"
 
 
 class Health(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from inventory.errors import InputError
 from inventory.globs import Glob, GlobMap
-from inventory.model import Host, Instance, Service
+from inventory.model import Client, Host, Instance, Service
 from inventory.policy_rules import Rule, canonical_labels, parse_subject, parse_target, parse_until
 from inventory.windows import Window, parse_window
 
@@ -197,9 +197,13 @@ class PolicyIndex:
             found += sources.find("service", service)
         return [*found, *sources.find_labels(host.labels)]
 
-    def from_client(self, name: str) -> int:
-        """The rules whose `from` means this agentless client."""
-        return self._sources.united(self._sources.find("client", name))
+    def from_client(self, client: Client) -> int:
+        """The rules whose `from` means this client, by what its operator signed."""
+        return self._sources.united(self.client_patterns(client))
+
+    def client_patterns(self, client: Client) -> list[int]:
+        """Numbers of the patterns that mean this client."""
+        return [*self._sources.find("client", client.name), *self._sources.find_labels(client.labels)]
 
     def to_service(self, service: Service) -> int:
         """The rules whose `to` means this service, by its name or by its instances' labels."""

@@ -29,7 +29,7 @@ import msgspec
 
 from inventory.errors import InputError
 from inventory.globs import Glob, parse_name_glob
-from inventory.model import Host, Instance
+from inventory.model import Client, Host, Instance
 from inventory.names import MAX_LABEL, parse_host, parse_service, parse_site, shown
 
 Effect = Literal["allow", "deny"]
@@ -111,8 +111,11 @@ class SubjectPattern:
     def _is_among(self, labels: dict[str, str]) -> bool:
         return any(key == self.key and self.glob.matches(value) for key, value in canonical_labels(labels))
 
-    def matches_client(self, name: str) -> bool:
-        return self.kind == "client" and self.glob.matches(name)
+    def matches_client(self, client: Client) -> bool:
+        """Whether this means the client, by what its operator signed."""
+        if self.kind == "label":
+            return self._is_among(client.labels)
+        return self.kind == "client" and self.glob.matches(client.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,8 @@ class Snapshot:
 
     def prepare(self) -> None:
         """Derive now what `evolved` carries over and every question needs: with 100,000 instances it takes a moment."""
-        for _ in (self.services, self.services_by_target, self.hosts_by_source, self._revoked_hosts):
+        derived = (self.services, self.services_by_target, self.hosts_by_source, self.clients_by_source)
+        for _ in (*derived, self._revoked_hosts):
             pass
 
     def host(self, name: str) -> Host | None:
@@ -164,6 +165,22 @@ class Snapshot:
         """Pattern number (see `PolicyIndex.source_patterns`) -> the hosts that it means, revoked or not."""
         return _inverted((host.name, self.index.source_patterns(host)) for host in self.authority.hosts.values())
 
+    @cached_property
+    def clients_by_source(self) -> Mapping[int, tuple[str, ...]]:
+        """Pattern number -> the clients that it means."""
+        clients = sorted(self.authority.clients.items())
+        return _inverted((name, self.index.client_patterns(client)) for name, client in clients)
+
+    def speaks_for_client(self, gateway: str, client: str) -> bool:
+        """Whether the operator lets this gateway say that the client calls (C10)."""
+        entry = self.authority.clients.get(client)
+        return entry is not None and gateway in entry.gateways and self.gateway_counts(gateway)
+
+    def gateway_counts(self, name: str) -> bool:
+        """Whether the gateway is in the log, and not revoked."""
+        spiffe_id = str(SpiffeId(self.authority.trust_domain, "gateway", name))
+        return name in self.authority.gateways and self.is_revoked(spiffe_id) is None
+
     def placed_on(self, host: str) -> tuple[Instance, ...]:
         """The instances that the operator placed on this host, whether or not they count."""
         return self._signed.get(host, ())
@@ -227,8 +244,7 @@ class Snapshot:
     def _imported(self, gateway: str) -> tuple[Instance, ...]:
         """What counts of a gateway: what it says that it found in Consul, as far as the operator's imports go."""
         authority = self.authority
-        revoked = self.is_revoked(str(SpiffeId(authority.trust_domain, "gateway", gateway)))
-        if gateway not in authority.gateways or revoked is not None:
+        if not self.gateway_counts(gateway):
             return ()
         counted: dict[str, Instance] = {}
         for instance in self.reported.get(place_of(gateway), ()):
@@ -275,6 +291,9 @@ class Snapshot:
                 kept["hosts_by_source"] = self.hosts_by_source
             elif touched is not None:
                 kept["hosts_by_source"] = _sources_after(self, after, touched.named)
+        same_clients = same_authority or after.authority.clients == self.authority.clients
+        if same_policy and same_clients and "clients_by_source" in self.__dict__:
+            kept["clients_by_source"] = self.clients_by_source
         return after
 
 

@@ -25,6 +25,8 @@ class Visible:
     """
     allow_indices: tuple[int, ...]
     """Positions in `snapshot.allows` of the rules in which it could be subject or destination."""
+    clients: frozenset[str] = frozenset()
+    """Those that could reach what it serves, so that it knows whose word for them counts."""
 
 
 NOTHING = Visible(frozenset(), frozenset(), ())
@@ -47,13 +49,15 @@ def visible(snapshot: Snapshot, host_name: str) -> Visible:
         inwards |= index.to_service(service) if service is not None else index.to_instances(name, ())
     inwards &= index.allows
     reachable = _reachable(snapshot, [index.rules[bit] for bit in bits_of(outwards & index.enforced)])
-    callers = _callers(snapshot, [index.rules[bit] for bit in bits_of(inwards & index.enforced)])
+    entrances = [index.rules[bit] for bit in bits_of(inwards & index.enforced)]
+    callers = _callers(snapshot, entrances)
     whole = reachable | {name for name in served if _is_mixed(snapshot, name)}
     serving = {instance.host for name in whole for instance in snapshot.services[name].instances}
     first_allow = len(snapshot.rules) - len(snapshot.allows)
     return Visible(
         services=frozenset(reachable | served),
         hosts=frozenset(callers | serving | {host_name}),
+        clients=frozenset(_clients(snapshot, entrances)),
         allow_indices=tuple(bit - first_allow for bit in bits_of(outwards | inwards)),
     )
 
@@ -81,3 +85,9 @@ def _callers(snapshot: Snapshot, allows: list[CompiledRule]) -> set[str]:
     patterns = {number for rule in allows for number in rule.sources}
     found = {name for number in patterns for name in snapshot.hosts_by_source.get(number, ())}
     return {name for name in found if snapshot.host_revoked(name) is None}
+
+
+def _clients(snapshot: Snapshot, allows: list[CompiledRule]) -> set[str]:
+    """Clients that one of these rules lets in."""
+    patterns = {number for rule in allows for number in rule.sources}
+    return {name for number in patterns for name in snapshot.clients_by_source.get(number, ())}

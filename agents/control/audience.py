@@ -150,7 +150,7 @@ class Audience:
             touched: at least what differs; None: anything may.
         """
         before = self.view
-        if touched is None or not _same_policy(before, view):
+        if touched is None or not _same_policy(before, view) or _is_about_clients(touched):
             self.view = view
             self._places.clear()
             yield from self._compare_all(self._hearers.values(), before)
@@ -376,6 +376,11 @@ class Audience:
         if instance_id not in place.instances or not sight.is_told(place):
             return False
         return place.instances[instance_id].service in place.seen_by(sight.look)
+
+
+def _is_about_clients(touched: Touched) -> bool:
+    """Who hears of a client is not followed: entries about clients are as rare as policies."""
+    return any(key.startswith("client/") for key in touched.keys)
 
 
 def _same_policy(old: EstateView, new: EstateView) -> bool:

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from agents.control.messages import Update
 from inventory.authority import AuthorityState, SignedEntry
+from inventory.clients import client_key
 from inventory.imports import gateway_of, import_key
 from inventory.model import Health, Instance, Presence, Service
 from inventory.policy_document import PolicySlicer
@@ -59,7 +60,8 @@ def update_for(host: str, view: EstateView, sent: Sent) -> Update | None:
     first = sent.revision < 0
     services = [service for name in seen.services if (service := snapshot.service(name)) is not None]
     told = {host, *seen.hosts}
-    entries, dropped = _entries(view, _wanted(view, told, services, sent), sent)
+    wanted = _wanted(view, told, services, sent) | {client_key(name) for name in seen.clients}
+    entries, dropped = _entries(view, wanted, sent)
     leaves = None
     rules = (snapshot.authority.policy_number, seen.allow_indices)
     if rules != sent.rules and snapshot.authority.policy is not None:

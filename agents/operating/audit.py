@@ -8,7 +8,9 @@ from typing import Any
 import msgspec
 
 from inventory.authority import (
+    AdmissionBody,
     Body,
+    ClientBody,
     DomainBody,
     GatewayBody,
     HostBody,
@@ -17,6 +19,7 @@ from inventory.authority import (
     InviteBody,
     OperatorBody,
     PolicyBody,
+    PublishBody,
     ReachBody,
     RevokeBody,
     SignedEntry,
@@ -102,6 +105,35 @@ def describe(body: Body) -> str:
             port = f", port {wanted.port}" if wanted.port is not None else ""
             loopback = ", loopback allowed" if wanted.allow_loopback else ""
             return f"{where} removed" if body.removed else f"{where}{port}{loopback}"
+        case ClientBody():
+            return _describe_client(body)
+        case AdmissionBody():
+            return _describe_admission(body)
+        case PublishBody():
+            return _describe_publication(body)
+
+
+def _describe_publication(body: PublishBody) -> str:
+    wanted = body.publication
+    place = f"through gateway {wanted.gateway} at {wanted.listen}"
+    place = f"on host {wanted.host} at its port {wanted.port}" if wanted.host is not None else place
+    how = ", for clients with a certificate" if wanted.tls else ""
+    return f"service {wanted.service} {'no longer published' if body.removed else 'published'} {place}{how}"
+
+
+def _describe_client(body: ClientBody) -> str:
+    client = body.client
+    labels = f", labels {_list([f'{k}={v}' for k, v in client.labels.items()])}" if client.labels else ""
+    through = f"through {_list(client.gateways)}{labels}"
+    return f"client {client.name} {'removed' if body.removed else through}"
+
+
+def _describe_admission(body: AdmissionBody) -> str:
+    admission = body.admission
+    if body.removed:
+        return f"client {admission.client} no longer known by anything"
+    keys = [f"the certificate with key {key[:16]}…" for key in admission.certificates]
+    return f"client {admission.client} known by {_list([*admission.sources, *keys])}"
 
 
 def _describe_host(body: HostBody) -> str:

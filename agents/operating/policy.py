@@ -78,14 +78,15 @@ def compare(before: Iterable[Rule], after: Iterable[Rule]) -> PolicyChange:
 def matching_nothing(rules: Iterable[Rule], state: AuthorityState) -> list[str]:
     """Pure: what the rules name that is not in the estate (yet), in words. Ahead of time that is right; it may also be
     a slip, and in a deny rule a slip protects nothing."""
-    hosts = tuple(state.hosts.values())
+    hosts, clients = tuple(state.hosts.values()), tuple(state.clients.values())
     services = {i.service for i in state.instances.values()} | {service for host in hosts for service in host.serves}
     found = []
     for rule in rules:
         for text in rule.sources:
             subject = parse_subject(text)
-            if subject.kind != "client" and not any(map(subject.matches_host, hosts)):
-                found.append(f"{rule.effect} {rule.name!r}: no host is {text}")
+            if not (any(map(subject.matches_host, hosts)) or any(map(subject.matches_client, clients))):
+                what = "client" if subject.kind == "client" else "host"
+                found.append(f"{rule.effect} {rule.name!r}: no {what} is {text}")
         for text in rule.to:
             target = parse_target(text)
             carried = any(map(target.carried_by, state.instances.values()))

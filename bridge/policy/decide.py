@@ -6,7 +6,7 @@
     order       means nothing; where several rules would do, the first by name is named
     observe     such rules never change the answer; those that matched are reported with it
     user        an allow for some users needs to know the user; a deny for some users holds while the user is unknown
-    subject     an unknown or revoked host is refused; what a host is like is what its operator signed
+    subject     an unknown or revoked host is refused, an unknown client too; what they are like is what is signed
     service     an unknown service is refused
 
 An error while evaluating is a refusal (C46). This module must never ask a clock, wait, or remember an answer: the
@@ -101,7 +101,10 @@ def open_case(snapshot: Snapshot, subject: Subject, service_name: str) -> Case |
 
     index = snapshot.index
     if subject.kind == "client":
-        mask = index.from_client(subject.name)
+        client = snapshot.authority.clients.get(subject.name)
+        if client is None:
+            return refused(f"client {subject.name} is not known here")
+        mask = index.from_client(client)
     else:
         host = snapshot.host(subject.name)
         if host is None:

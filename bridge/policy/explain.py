@@ -88,7 +88,8 @@ def explain(
 
 def _rules_about(snapshot: Snapshot, subject: Subject, host: Host | None) -> int:
     if subject.kind == "client":
-        return snapshot.index.from_client(subject.name)
+        client = snapshot.authority.clients.get(subject.name)
+        return snapshot.index.from_client(client) if client is not None else 0
     return snapshot.index.from_host(host) if host is not None else 0
 
 
@@ -133,6 +134,9 @@ def _about_names(
             words.append(f"host {subject.name} is revoked: {reason}")
         elif host.draining is not None:
             words.append(f"host {subject.name} is draining: {host.draining}")
+    elif subject.name not in snapshot.authority.clients:
+        nearest = _nearest(subject.name, snapshot.authority.clients)
+        words.append(f"client {subject.name} is not known here{nearest}: see `meshbridge client list`")
     if service is None:
         words.append(f"nothing serves {shown(service_name)[1:-1]} here{_nearest(service_name, snapshot.services)}")
         return words

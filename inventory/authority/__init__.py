@@ -14,9 +14,11 @@ from inventory.authority.enrolments import (
 )
 from inventory.authority.entries import (
     NO_PREVIOUS,
+    AdmissionBody,
     AuthorityError,
     AuthorityFork,
     Body,
+    ClientBody,
     DomainBody,
     Entry,
     GatewayBody,
@@ -26,6 +28,7 @@ from inventory.authority.entries import (
     InviteBody,
     OperatorBody,
     PolicyBody,
+    PublishBody,
     ReachBody,
     RevokeBody,
     SignedEntry,
@@ -46,10 +49,12 @@ from inventory.authority.statements import operator_removal, revocation
 
 __all__ = [
     "NO_PREVIOUS",
+    "AdmissionBody",
     "AuthorityError",
     "AuthorityFork",
     "AuthorityState",
     "Body",
+    "ClientBody",
     "DomainBody",
     "Enrolment",
     "Entry",
@@ -61,6 +66,7 @@ __all__ = [
     "OperatorBody",
     "OperatorKey",
     "PolicyBody",
+    "PublishBody",
     "ReachBody",
     "Refusal",
     "RevokeBody",

@@ -12,10 +12,11 @@ from typing import Literal
 import msgspec
 
 from inventory.authority.keys import parse_public_key
+from inventory.clients import client_key, parse_published, parse_source
 from inventory.endpoints import parse_endpoint, parse_target
 from inventory.errors import InputError
 from inventory.imports import import_key
-from inventory.model import Gateway, Host, Import, Instance, Reach
+from inventory.model import Admission, Client, Gateway, Host, Import, Instance, Publication, Reach
 from inventory.names import parse_domain, parse_gateway, parse_host, parse_service, parse_site, parse_spiffe_id, shown
 from inventory.policy_rules import Rule, parse_label_pair
 from inventory.reach import check_reach
@@ -28,6 +29,10 @@ HOST_KEYS_MAX = 16
 CREDENTIAL_MAX = 64 * 1024
 """A sealed private key in base64; the largest that OpenSSH makes (RSA with 16,384 bits) has 13 KB."""
 CA_MAX = 64 * 1024
+CLIENT_GATEWAYS_MAX = 64
+SOURCES_MAX = 256
+CERTIFICATES_MAX = 8
+PEM_MAX = 16 * 1024
 
 _PEM = "-----BEGIN CERTIFICATE-----\n"
 _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -247,6 +252,69 @@ class ImportBody(_Body, frozen=True, tag="import"):
         _check_labels(imported.labels)
 
 
+class ClientBody(_Body, frozen=True, tag="client"):
+    """A client that certain gateways may speak for."""
+
+    client: Client
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        client = self.client
+        _same(client.name, parse_host(client.name), "client name")
+        if not 1 <= len(client.gateways) <= CLIENT_GATEWAYS_MAX:
+            raise InputError(f"{len(client.gateways)} gateways, 1 to {CLIENT_GATEWAYS_MAX} are allowed")
+        for gateway in client.gateways:
+            _same(gateway, parse_gateway(gateway), "gateway name")
+        _check_labels(client.labels)
+
+
+class AdmissionBody(_Body, frozen=True, tag="admission"):
+    """How gateways know a client."""
+
+    admission: Admission
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        admission = self.admission
+        _same(admission.client, parse_host(admission.client), "client name")
+        if len(admission.sources) > SOURCES_MAX:
+            raise InputError(f"{len(admission.sources)} sources, at most {SOURCES_MAX} are allowed")
+        for source in admission.sources:
+            _same(source, str(parse_source(source)), "source")
+        if len(admission.certificates) > CERTIFICATES_MAX:
+            raise InputError(f"{len(admission.certificates)} certificates, at most {CERTIFICATES_MAX} are allowed")
+        for key, certificate in admission.certificates.items():
+            parse_hash(key, "key hash")
+            if not certificate.startswith("-----BEGIN CERTIFICATE-----\n") or len(certificate) > PEM_MAX:
+                raise InputError("a client's certificate is not PEM, or too long")
+        if not (admission.sources or admission.certificates or self.removed):
+            raise InputError(f"nothing says how client {admission.client} is known")
+
+
+class PublishBody(_Body, frozen=True, tag="publish"):
+    """A service is at a port where clients find it."""
+
+    publication: Publication
+    removed: bool = False
+
+    def __post_init__(self) -> None:
+        wanted = self.publication
+        _same(wanted.service, parse_service(wanted.service), "service name")
+        if (wanted.gateway is None) == (wanted.host is None):
+            raise InputError("a publication is at a gateway or on a host")
+        if wanted.gateway is not None:
+            _same(wanted.gateway, parse_gateway(wanted.gateway), "gateway name")
+            if wanted.listen is None or wanted.port is not None:
+                raise InputError("a publication at a gateway has an address to listen on, and no other port")
+            _same(wanted.listen, str(parse_published(wanted.listen)), "address")
+        if wanted.host is not None:
+            _same(wanted.host, parse_host(wanted.host), "host name")
+            if wanted.port is None or not 1 <= wanted.port <= 65535:
+                raise InputError(f"{wanted.port} is not a port", hint="give a number from 1 to 65535")
+            if wanted.listen is not None or wanted.tls:
+                raise InputError("a publication on a host's loopback has a port and nothing else")
+
+
 Body = (
     DomainBody
     | OperatorBody
@@ -258,6 +326,9 @@ Body = (
     | RevokeBody
     | InstanceBody
     | ImportBody
+    | ClientBody
+    | AdmissionBody
+    | PublishBody
 )
 
 
@@ -285,3 +356,9 @@ def entry_key(body: Body) -> str:
             return f"service/{body.instance.id}"
         case ImportBody():
             return import_key(body.imported.service, body.imported.gateway)
+        case ClientBody():
+            return client_key(body.client.name)
+        case AdmissionBody():
+            return f"admission/{body.admission.client}"
+        case PublishBody():
+            return f"publish/{body.publication.id}"

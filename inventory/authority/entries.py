@@ -12,7 +12,9 @@ import msgspec
 
 from inventory.authority.bodies import (
     MESSAGE_MAX,
+    AdmissionBody,
     Body,
+    ClientBody,
     DomainBody,
     GatewayBody,
     HostBody,
@@ -21,6 +23,7 @@ from inventory.authority.bodies import (
     InviteBody,
     OperatorBody,
     PolicyBody,
+    PublishBody,
     ReachBody,
     RevokeBody,
     entry_key,
@@ -32,9 +35,11 @@ from inventory.strict_json import decode
 
 __all__ = [
     "NO_PREVIOUS",
+    "AdmissionBody",
     "AuthorityError",
     "AuthorityFork",
     "Body",
+    "ClientBody",
     "DomainBody",
     "Entry",
     "GatewayBody",
@@ -44,6 +49,7 @@ __all__ = [
     "InviteBody",
     "OperatorBody",
     "PolicyBody",
+    "PublishBody",
     "ReachBody",
     "RevokeBody",
     "SignedEntry",

@@ -10,6 +10,8 @@ from typing import TypeVar
 
 from inventory.authority.entries import (
     NO_PREVIOUS,
+    AdmissionBody,
+    ClientBody,
     DomainBody,
     GatewayBody,
     HostBody,
@@ -18,11 +20,12 @@ from inventory.authority.entries import (
     InviteBody,
     OperatorBody,
     PolicyBody,
+    PublishBody,
     ReachBody,
     RevokeBody,
     VerifiedEntry,
 )
-from inventory.model import Gateway, Host, Import, Instance, Reach
+from inventory.model import Admission, Client, Gateway, Host, Import, Instance, Publication, Reach
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,11 @@ class AuthorityState:
     """By Instance.id."""
     imports: Mapping[str, Import] = field(default_factory=dict)
     """By Import.id."""
+    clients: Mapping[str, Client] = field(default_factory=dict)
+    admissions: Mapping[str, Admission] = field(default_factory=dict)
+    """Client name -> how it is known. Hosts hold none."""
+    publications: Mapping[str, Publication] = field(default_factory=dict)
+    """By Publication.id. Hosts hold none."""
     invites: Mapping[str, InviteBody] = field(default_factory=dict)
     """By id, expired and spent ones too."""
     revocations: Mapping[str, RevokeBody] = field(default_factory=dict)
@@ -94,6 +102,9 @@ class Draft:
         self.reaches = dict(base.reaches)
         self.instances = dict(base.instances)
         self.imports = dict(base.imports)
+        self.clients = dict(base.clients)
+        self.admissions = dict(base.admissions)
+        self.publications = dict(base.publications)
         self.invites = dict(base.invites)
         self.revocations = dict(base.revocations)
         self.revoked_identities = dict(base.revoked_identities)
@@ -127,6 +138,12 @@ class Draft:
                 _put_or_drop(self.instances, body.instance.id, body.instance, body.removed)
             case ImportBody() as body:
                 _put_or_drop(self.imports, body.imported.id, body.imported, body.removed)
+            case ClientBody() as body:
+                _put_or_drop(self.clients, body.client.name, body.client, body.removed)
+            case AdmissionBody() as body:
+                _put_or_drop(self.admissions, body.admission.client, body.admission, body.removed)
+            case PublishBody() as body:
+                _put_or_drop(self.publications, body.publication.id, body.publication, body.removed)
             case InviteBody() as body:
                 self.invites[body.id] = body
             case PolicyBody() as body:
@@ -151,6 +168,9 @@ class Draft:
             reaches=self.reaches,
             instances=self.instances,
             imports=self.imports,
+            clients=self.clients,
+            admissions=self.admissions,
+            publications=self.publications,
             invites=self.invites,
             revocations=self.revocations,
             revoked_identities=self.revoked_identities,

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from agents.control.audience import Audience, Hearer
 from agents.control.publisher import EstateView, Sent, update_for
 from inventory.imports import place_of
-from inventory.model import Host
+from inventory.model import Client, Host
 from inventory.snapshot import Snapshot, Touched
 from inventory.visibility import visible
 from tests.properties.test_publisher import Gateway, any_snapshot, with_hosts
@@ -68,7 +68,13 @@ def nudged(goal: Snapshot, rng: random.Random) -> Snapshot:
     """Like `goal` but for one host or what is placed on it."""
     authority = goal.authority
     host = authority.hosts[rng.choice(sorted(authority.hosts))]
-    match rng.randrange(4):
+    match rng.randrange(5):
+        case 4:
+            clients = dict(authority.clients)
+            name = rng.choice(["a", "b"])
+            if clients.pop(name, None) is None:
+                clients[name] = Client(name=name, gateways=("gw1",), labels=rng.choice([{}, {"k": "a"}]))
+            return goal.evolved(authority=replace(authority, clients=clients))
         case 0:
             labels = {"k": rng.choice(["a", "1.2", "p"])}
             changed = msgspec.structs.replace(host, labels=labels, draining=rng.choice([None, "soon"]))

@@ -24,6 +24,7 @@ REQUESTS_PER_POLICY = 10
 
 def random_request(rng: random.Random, snapshot: Snapshot) -> tuple[Subject, str, float, str | None]:
     known = [Subject("host", name) for name in snapshot.authority.hosts]
+    known += [Subject("client", name) for name in snapshot.authority.clients]
     subject = rng.choice([*known, Subject("client", rng.choice(WORDS)), Subject("host", "stranger")])
     service = rng.choice([*snapshot.services, *snapshot.services, rng.choice(WORDS)])
     return subject, service, NOON + rng.uniform(-2, 4) * 86400, rng.choice(USERS)
@@ -113,6 +114,7 @@ def slice_of(snapshot: Snapshot, host: str) -> Snapshot:
         authority=replace(
             authority,
             hosts={name: entry for name, entry in authority.hosts.items() if name in seen.hosts},
+            clients={name: entry for name, entry in authority.clients.items() if name in seen.clients},
             instances={key: i for key, i in authority.instances.items() if i.service in seen.services},
         ),
         allows=tuple(snapshot.allows[index] for index in seen.allow_indices),
@@ -139,11 +141,11 @@ def test_c46_the_destination_decides_on_its_slice_as_on_the_whole() -> None:
         snapshot = random_snapshot(rng)
         for service in snapshot.services.values():
             destination = slice_of(snapshot, service.instances[0].host)
-            for name in snapshot.authority.hosts:
-                subject = Subject("host", name)
+            clients = [Subject("client", name) for name in snapshot.authority.clients]
+            for subject in [*clients, *(Subject("host", name) for name in snapshot.authority.hosts)]:
                 whole = decide(snapshot, subject, service.name, now=NOON, user="ann")
                 part = decide(destination, subject, service.name, now=NOON, user="ann")
-                assert isinstance(part, Permit) is isinstance(whole, Permit), (seed, name, service.name)
+                assert isinstance(part, Permit) is isinstance(whole, Permit), (seed, subject, service.name)
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -21,6 +21,7 @@ from bridge.policy.decide import Permit, Subject, decide
 from inventory.authority import (
     AuthorityState,
     Body,
+    ClientBody,
     GatewayBody,
     HostBody,
     ImportBody,
@@ -34,8 +35,8 @@ from inventory.authority import (
 from inventory.authority.entries import Entry
 from inventory.health import HealthByHost
 from inventory.imports import instance_of, place_of
+from inventory.model import Client, Health, Host, Import, Instance, Presence
 from inventory.model import Gateway as GatewayEntry
-from inventory.model import Health, Host, Import, Instance, Presence
 from inventory.policy_document import PolicyDocument, PolicySlicer, build, verify_document
 from inventory.snapshot import Snapshot, Touched
 from inventory.visibility import Visible, visible
@@ -100,6 +101,10 @@ def canonical_host(host: Host) -> Host:
     return msgspec.structs.replace(host, labels=lower(host.labels))
 
 
+def canonical_client(client: Client) -> Client:
+    return msgspec.structs.replace(client, labels=lower(client.labels))
+
+
 def canonical_instance(instance: Instance) -> Instance:
     return msgspec.structs.replace(instance, labels=lower(instance.labels))
 
@@ -129,6 +134,9 @@ class Gateway:
         imports = goal.authority.imports
         bodies += [ImportBody(imported=one) for one in imports.values() if state.imports.get(one.id) != one]
         bodies += [ImportBody(imported=one, removed=True) for i, one in state.imports.items() if i not in imports]
+        clients = {name: canonical_client(one) for name, one in goal.authority.clients.items()}
+        bodies += [ClientBody(client=one) for name, one in clients.items() if state.clients.get(name) != one]
+        bodies += [ClientBody(client=c, removed=True) for name, c in state.clients.items() if name not in clients]
         bodies += self._revocations(goal)
         self._rng.shuffle(bodies)
         if new_policy is None:
@@ -257,6 +265,8 @@ class Listener:
             elif kind == "import":
                 service, through = name.split("/")
                 assert (service in seen.services and place_of(through) in hosts) or key in self.heard, key
+            elif kind == "client":
+                assert name in seen.clients or key in self.heard, key
             elif kind == "revoke":
                 host = name.removeprefix("host/")
                 assert host in hosts or f"host/{host}" in self.heard, key
@@ -276,6 +286,7 @@ class Listener:
         whole = self.gateway.snapshot
         mine = {i.service for i in whole.offers(self.name)}
         asked = [(Subject("host", self.name), service) for service in whole.services]
+        asked += [(Subject("client", name), service) for name in whole.authority.clients for service in mine]
         return asked + [(Subject("host", other), service) for other in whole.authority.hosts for service in mine]
 
 
@@ -326,6 +337,7 @@ def test_a_full_update_leaves_the_same_as_all_the_small_ones(seed: int) -> None:
     fresh.listen()
     ours, theirs = listener.known.snapshot, fresh.known.snapshot
     assert ours.authority.hosts == theirs.authority.hosts
+    assert ours.authority.clients == theirs.authority.clients
     assert ours.authority.instances == theirs.authority.instances
     assert ours.authority.policy == theirs.authority.policy and set(ours.allows) == set(theirs.allows)
     assert (ours.presence, ours.reported, ours.health) == (theirs.presence, theirs.reported, theirs.health)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from inventory.authority.entries import PolicyBody, RevokeBody
 from inventory.authority.state import AuthorityState
-from inventory.model import Host, Instance
+from inventory.model import Client, Host, Instance
 from inventory.policy_rules import Effect, Rule
 from inventory.snapshot import Snapshot, Touched
 
@@ -51,6 +51,7 @@ def authority(
     *,
     denies: Iterable[Rule] = (),
     revoked: Iterable[RevokeBody] = (),
+    clients: Iterable[Client] = (),
 ) -> AuthorityState:
     bodies = list(revoked)
     return AuthorityState(
@@ -58,6 +59,7 @@ def authority(
         trust_domain="t.internal",
         namespace="bridge.internal",
         hosts={host.name: host for host in hosts},
+        clients={client.name: client for client in clients},
         instances={i.id: i for i in instances},
         revoked_identities={body.spiffe_id: body for body in bodies},
         revoked_keys=frozenset(key for body in bodies for key in body.keys),
@@ -72,11 +74,12 @@ def snapshot(
     *,
     revoked: Iterable[RevokeBody] = (),
     reported: Mapping[str, tuple[Instance, ...]] | None = None,
+    clients: Iterable[Client] = (),
 ) -> Snapshot:
     every = list(rules)
     denies = [r for r in every if r.effect == "deny"]
     return Snapshot(
-        authority=authority(hosts, instances, denies=denies, revoked=revoked),
+        authority=authority(hosts, instances, denies=denies, revoked=revoked, clients=clients),
         allows=tuple(r for r in every if r.effect == "allow"),
         reported=reported or {},
     )
@@ -95,6 +98,7 @@ def touched(old: Snapshot, new: Snapshot) -> Touched:
         sid.removeprefix("spiffe://t.internal/") for sid in differing(a.revoked_identities, b.revoked_identities)
     }
     keys = {f"host/{name}" for name in differing(a.hosts, b.hosts)}
+    keys |= {f"client/{name}" for name in differing(a.clients, b.clients)}
     keys |= {f"service/{i}" for i in differing(a.instances, b.instances)} | {f"revoke/{name}" for name in revoked}
     return Touched(frozenset(hosts), frozenset(keys | differing(a.numbers, b.numbers)))
 
@@ -106,7 +110,9 @@ def random_snapshot(rng: random.Random) -> Snapshot:
     rules = [_random_rule(rng, f"rule {n}") for n in range(rng.randrange(1, 7))]
     revoked = [revocation(rng.choice(hosts).name)] if rng.random() < 0.2 else []
     reported = {host.name: (_random_instance(rng, host.name, 9),) for host in hosts if rng.random() < 0.3}
-    return snapshot(hosts, instances, rules, revoked=revoked, reported=reported)
+    names = rng.sample(WORDS, rng.randrange(3))
+    clients = [Client(name=name, gateways=("gw1",), labels=_random_labels(rng)) for name in names]
+    return snapshot(hosts, instances, rules, revoked=revoked, reported=reported, clients=clients)
 
 
 def _host_names(rng: random.Random) -> list[str]:

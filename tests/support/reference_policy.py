@@ -23,7 +23,8 @@ def is_from(snapshot, subject, text):
     if kind in ("host", "client"):
         return subject.kind == kind and words_match(rest.split("."), subject.name.split("."))
     if subject.kind == "client":
-        return False
+        client = snapshot.authority.clients[subject.name]
+        return kind == "label" and has_label(client.labels, rest)
     host = snapshot.authority.hosts[subject.name]
     if kind == "label":
         return has_label(host.labels, rest)
@@ -73,7 +74,8 @@ def may(snapshot, subject, service, now, user):
         if counts(i.host) and (i.service in snapshot.authority.hosts[i.host].serves or (i.service, i.host) in placed)
     ]
     instances = [i for i in {i.id: i for i in permitted + signed}.values() if i.service == service and counts(i.host)]
-    if not instances or (subject.kind == "host" and not counts(subject.name)):
+    known = counts(subject.name) if subject.kind == "host" else subject.name in snapshot.authority.clients
+    if not instances or not known:
         return False
     rules = [
         rule

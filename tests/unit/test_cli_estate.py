@@ -195,6 +195,7 @@ def test_a_service_is_placed_shown_and_removed(op: CommandLine) -> None:
         "weight": 3,
         "labels": {"tier": "front"},
         "draining": None,
+        "proxy_protocol": False,
     }
     op.ok("service", "remove", "web")
     assert op.json("service", "list") == []

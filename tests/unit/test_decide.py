@@ -6,7 +6,7 @@ import pytest
 from bridge.policy import decide as module
 from bridge.policy.decide import Permit, Refusal, Subject, decide, parse_subject_name
 from inventory.errors import InputError
-from inventory.model import Host
+from inventory.model import Client, Host
 from inventory.snapshot import Snapshot
 from tests.support.estates import NOON, authority, instance, revocation, rule, snapshot
 
@@ -105,10 +105,15 @@ def test_unknown_and_revoked_subjects_are_refused_with_the_reason():
     assert "service 'none' is not known here" in ask(everyone, service="none").reason
 
 
-def test_a_client_is_matched_by_client_rules_only():
+def test_a_client_is_matched_by_client_and_label_rules_only():
     lpar = Subject("client", "web")
-    assert isinstance(ask(allow("a", "host:** site:* label:os=* service:*", "*"), subject=lpar), Refusal)
-    assert isinstance(ask(allow("a", "client:we?", "*"), subject=lpar), Permit)
+    known = [Client(name="web", gateways=("gw1",), labels={"OS": "zOS"})]
+    assert isinstance(ask(allow("a", "host:** site:* service:*", "*"), subject=lpar, clients=known), Refusal)
+    assert isinstance(ask(allow("a", "client:we?", "*"), subject=lpar, clients=known), Permit)
+    assert isinstance(ask(allow("a", "label:os=zos", "*"), subject=lpar, clients=known), Permit)
+    denied = ask(allow("a", "client:**", "*"), deny("d", "label:os=z*", "*"), subject=lpar, clients=known)
+    assert isinstance(denied, Refusal) and denied.rule == "d"
+    assert ask(allow("a", "client:**", "*"), subject=lpar).reason == "client web is not known here"
 
 
 def test_what_a_host_is_like_comes_from_its_signed_entry():

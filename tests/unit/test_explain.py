@@ -1,6 +1,6 @@
 from bridge.policy.decide import Permit, Refusal, Subject
 from bridge.policy.explain import explain
-from inventory.model import Host
+from inventory.model import Client, Host
 from tests.support.estates import NOON, instance, revocation, rule, snapshot
 
 HOSTS = [Host(name="web"), Host(name="db", draining="moving")]
@@ -81,12 +81,20 @@ def test_revoked_and_draining_hosts_are_named():
 
 
 def test_clients_and_empty_policies():
-    explanation = said(subject=Subject("client", "lpar7"))
+    lpar = [Client(name="lpar7", gateways=("gw1",), labels={"os": "zos"})]
+    explanation = said(subject=Subject("client", "lpar7"), clients=lpar)
     assert explanation.rules == ()
     assert (
         explanation.lines()[0]
         == "refused: client:lpar7 may not reach ledger: no rule allows client:lpar7 to reach ledger"
     )
+    stranger = said(subject=Subject("client", "lpar8"), clients=lpar)
+    assert stranger.lines()[:2] == [
+        "refused: client:lpar8 may not reach ledger: client lpar8 is not known here",
+        "client lpar8 is not known here (is lpar7 meant?): see `meshbridge client list`",
+    ]
+    allowed = said(rule("r", "allow", "label:os=zos", "ledger"), subject=Subject("client", "lpar7"), clients=lpar)
+    assert allowed.lines()[0] == "allowed: client:lpar7 may reach ledger by rule 'r'"
 
 
 def test_a_star_that_stops_at_a_dot_is_said():

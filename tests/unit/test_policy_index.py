@@ -1,6 +1,6 @@
 import pytest
 
-from inventory.model import Host, Service
+from inventory.model import Client, Host, Service
 from inventory.policy_index import PolicyIndex, bits_of
 from tests.support.estates import NOON, instance, rule
 
@@ -29,7 +29,7 @@ def test_rules_are_found_by_every_kind_of_subject():
     assert names(index, index.from_host(Host(name="a"))) == ["host", "glob"]
     assert names(index, index.from_host(Host(name="b", labels={"OS": "AIX"}, site="dc1"))) == ["label", "site"]
     assert names(index, index.from_host(Host(name="c", serves=("web",)))) == ["service"]
-    assert names(index, index.from_client("a")) == ["client"]
+    assert names(index, index.from_client(Client(name="a", gateways=("gw1",)))) == ["client"]
 
 
 def test_another_entry_under_the_same_name_is_looked_at_again():

@@ -2,7 +2,7 @@ import msgspec
 import pytest
 
 from inventory.errors import InputError
-from inventory.model import Host, Instance
+from inventory.model import Client, Host, Instance
 from inventory.policy_rules import (
     Rule,
     parse_label_pair,
@@ -38,9 +38,11 @@ def test_subjects_match_by_what_was_signed(text, matches):
 
 
 def test_a_client_is_no_host_and_a_host_no_client():
-    assert parse_subject("client:lpar*").matches_client("lpar7")
-    assert not parse_subject("host:**").matches_client("lpar7")
-    assert not parse_subject("label:os=*").matches_client("lpar7")
+    lpar7 = Client(name="lpar7", gateways=("gw1",), labels={"tier": "batch"})
+    assert parse_subject("client:lpar*").matches_client(lpar7)
+    assert not parse_subject("host:**").matches_client(lpar7)
+    assert not parse_subject("label:os=*").matches_client(lpar7)
+    assert parse_subject("label:tier=*").matches_client(lpar7)
     assert not parse_subject("site:*").matches_host(Host(name="a"))
 
 
