@@ -169,6 +169,10 @@ PATHS_ASKED_MAX = 256
 """Offered paths that wait for one host, and dials back to gateways that one host has under way."""
 
 # --- Agentless hosts ----------------------------------------------------------------------------------------------
+SSH_CERTIFICATE_LIFETIME = 3600.0
+"""A gateway's user certificates: whoever steals one has it for so long (C14). They are renewed at half of it."""
+CREDENTIAL_MAX = 64 * KIB
+"""A sealed private key, in base64; the largest that ssh-keygen makes (RSA with 16,384 bits) has 13 KB."""
 LAST_HOP_LINE_MAX = 4 * KIB
 """The line with which a data worker asks the ssh worker for a channel, and the answer."""
 LAST_HOP_QUEUE_WAIT = 0.02

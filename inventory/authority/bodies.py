@@ -27,7 +27,7 @@ LABELS_MAX = 64
 TAGS_MAX = 16
 HOST_KEYS_MAX = 16
 CREDENTIAL_MAX = 64 * 1024
-"""A sealed private key in base64; the largest that OpenSSH makes (RSA with 16,384 bits) has 13 KB."""
+"""A sealed private key in base64 (see `bridge.limits`)."""
 CA_MAX = 64 * 1024
 CLIENT_GATEWAYS_MAX = 64
 SOURCES_MAX = 256
