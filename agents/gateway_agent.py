@@ -512,6 +512,10 @@ class GatewayAgent(Node):
             host, seen = max(self._ahead.items(), key=lambda item: item[1])
             text = f"host {host} says it has seen entry {seen}, our log ends at {self.snapshot.authority.number}"
             found.append(warning("behind", f"{text}: the registry went back, or another gateway is ahead"))
+        for host, addresses in self._control.twins.items():
+            if self._gone(host) is None:
+                text = f"host {host} seems to run on two machines with one identity (from {' and '.join(addresses)})"
+                found.append(warning("two-machines", f"{text}: one of them needs an identity of its own"))
         found += [*(warning("import", text) for text in self._imports.problems()), *self._catalog.warnings()]
         if self.name not in self.snapshot.authority.gateways:
             text = f"gateway {self.name} was removed from the estate: hosts leave it, end it"

@@ -422,13 +422,14 @@ def _dns_bug(error: Exception) -> None:
 
 
 def _next_epoch(home: Path) -> int:
-    """Grows with every start; of two sessions of one identity the gateway keeps the later (F19)."""
+    """Grows with every start; of two sessions of one identity the gateway keeps the later (F19). Milliseconds: two
+    machines with one identity that are switched on together do not start at the same one."""
     path = home / "epoch"
     try:
         before = msgspec.json.decode(read_file(path), type=int) if path.exists() else 0
     except (msgspec.DecodeError, MeshError):
         before = 0
-    epoch = max(before + 1, int(clock.now()))
+    epoch = max(before + 1, int(clock.now() * 1000))
     try:
         write_file(path, str(epoch).encode())
     except MeshError as exc:  # a full disk is no reason not to serve; the clock goes forward in any case

@@ -206,6 +206,12 @@ BACKOFF_FIRST = 0.2
 BACKOFF_MAX = 15.0
 FIRST_LEASE = BACKOFF_MAX + LEASE
 """After a gateway's start: a host that it lost may have begun its longest wait just before the gateway was there."""
+TWIN_TURNS = 5
+"""More turns than this of two agents under one identity, within ...
+
+An agent that is started anew leaves one behind at most; the backoff of a second machine makes six in 10 s."""
+TWIN_WATCH = 300.0
+"""... so many seconds are a warning: one that is sent away comes back every 15 s at the latest."""
 CATALOG_LOOK = 30.0
 """Between two looks at our part of Consul's catalog: what others did to it is mended within a minute (F51)."""
 CATALOG_PAUSE = 0.05
