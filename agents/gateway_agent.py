@@ -38,7 +38,7 @@ from agents.knowledge.kept import EnrolledKeys, open_kept
 from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, is_place, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
-from agents.node import Node, warning
+from agents.node import NO_COMMAND, Node, warning
 from agents.path_carriers import PathCarriers, paths_max
 from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
@@ -478,7 +478,7 @@ class GatewayAgent(Node):
             case "streams" | "cut":
                 return await self._host_streams(command, parse_host(str(arguments["host"])), arguments)
             case _:
-                raise InputError(f"a gateway has no command {shown(command)}")
+                raise InputError(f"a gateway has no command {shown(command)}", hint=NO_COMMAND)
 
     async def _host_streams(self, command: str, host: str, arguments: dict[str, Any]) -> dict[str, Any]:
         try:

@@ -27,7 +27,7 @@ from agents.host_status import gateway_row, instance_rows, known_since, service_
 from agents.knowledge.known import Known
 from agents.local_services import LocalServices
 from agents.namespace import Namespace, bind_tcp
-from agents.node import VERSION, Node, warning
+from agents.node import NO_COMMAND, VERSION, Node, warning
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
@@ -45,7 +45,7 @@ from bridge.logs import get_logger
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import HomeLock, lock_home, read_file, write_file
-from inventory.names import parse_service_name
+from inventory.names import parse_service_name, shown
 
 log = get_logger()
 
@@ -351,7 +351,7 @@ class HostAgent(Node):
             case "dial":
                 return await self._dial(connection, str(arguments.get("name", "")))
             case _:
-                raise InputError(f"a host's agent has no command {command}")
+                raise InputError(f"a host's agent has no command {shown(command)}", hint=NO_COMMAND)
 
     def _resolve(self, text: str) -> dict[str, Any]:
         wanted = parse_service_name(text, self.snapshot.authority.namespace)
