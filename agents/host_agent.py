@@ -91,7 +91,7 @@ class HostAgent(Node):
         self._changed = Latest()
         self._save = Latest()
         self._alarms: dict[str, str] = {}
-        self._links = GatewayLinks(config.name, self, self.workers, lambda: self.snapshot)
+        self._links = GatewayLinks(config.name, self, self.workers, lambda: self.snapshot, returns=inherited.is_any)
         self._adoptions = Adoptions(self.workers)
         self._services = LocalServices(home, config.name, self._links.report_changed)
 
@@ -266,6 +266,7 @@ class HostAgent(Node):
         heard = frozenset(link.gateway for link in self._links if link.connected)
         if heard:
             self.renewal_possible.ask()
+            self._links.one_is_up()
         known = self.known.linked(heard)
         if known is not self.known:
             self.known, self.snapshot = known, known.snapshot
@@ -303,6 +304,12 @@ class HostAgent(Node):
             link.connected and link.gateway in gateways and gateways[link.gateway].issuer for link in self._links
         )
 
+    async def before_replacement(self) -> None:
+        await self._links.take_leave()
+
+    async def reachable(self) -> None:
+        await self._links.returned()
+
     async def before_drain(self) -> None:
         """Peers hear that our instances are going before we stop taking streams (F08)."""
         self._links.report_changed()
@@ -316,6 +323,7 @@ class HostAgent(Node):
     ) -> None:
         match message:
             case m.PathNeeded():
+                worker.paths[message.peer] = message.avoid
                 self._nursery.start_soon(self._find_path, worker, message.peer, message.avoid)
             case m.GatewayLeaves():
                 self._links.move(message.gateway, within=limits.CONTROL_MOVE_SPREAD)
@@ -337,7 +345,8 @@ class HostAgent(Node):
                 raise
             tell_bug("a path could not be asked for", exc, peer=peer)
             answer = m.PathFailed(peer=peer, reason=f"internal error: {type(exc).__name__}")
-        worker.tell(answer)
+        if isinstance(answer, m.PathFound) or not self.leaves:
+            worker.answer(answer)
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
         self._links.flowed(records)

@@ -108,6 +108,8 @@ class Node:
         )
         self.workers = DataWorkers(begin, workers, self, inherited=inherited.workers)
         self.inherited = inherited
+        self.leaves = False
+        """Another version is about to take this one's place: what cannot be answered any more is left to it."""
         self.replaced_by = ""
         """The version on disk that is to take this process's place, once `run` has returned."""
         self._questions = StreamQuestions(self.workers)
@@ -129,6 +131,12 @@ class Node:
 
     async def before_drain(self) -> None:
         """Tell others that no new streams should come."""
+
+    async def before_replacement(self) -> None:
+        """Tell others that this node is away for a moment."""
+
+    async def reachable(self) -> None:
+        """Wait until others find the way to this node, if they can be expected to soon."""
 
     async def busy(self) -> int:
         """How much is still under way, while draining."""
@@ -334,6 +342,13 @@ class Node:
             raise Unavailable("meshbridge is not installed any more", hint="install it, then reload again")
         await trio.to_thread.run_sync(handover.probe)
         log.info("the version on disk takes over", before=VERSION, after=installed)
+        self.leaves = True
+        with trio.move_on_after(limits.RETURN_NOTICE):
+            await self.before_replacement()
+            await self.workers.all_said()
+        if self.lifecycle.draining.is_set():
+            self.leaves = False
+            return  # it is to end, and nobody is to take its place
         handover.hold_signals()
         self.replaced_by = installed
         self.workers.leave()

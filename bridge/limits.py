@@ -181,6 +181,11 @@ STREAMS_LISTED = 5000
 """Live streams that a host tells its gateway about; there may be more."""
 SESSION_QUESTIONS = 16
 """Questions of one host that a gateway works on at a time; the next one waits, and that host with it."""
+RETURN_PATIENCE = 6.0
+"""For a host whose agent is replaced in place: whoever wants a path to it, or from it, waits for its control stream at
+most this long. A start takes one or two seconds, on a busy machine more; PATH_TIMEOUT is longer."""
+RETURN_NOTICE = 1.0
+"""Before it is replaced an agent says so to its gateways, and hears them out, at most this long."""
 REPORT_INTERVAL = 0.05
 """Reports of one host count at most this often: each may concern every other host."""
 RENEWAL_INTERVAL = 1.0
@@ -274,6 +279,8 @@ WORKERS_MAX = 8
 """Data workers of one node: each is a process of about 45 MB, and holds a tunnel of its own to every peer it uses."""
 OLD_GENERATIONS_MAX = 2
 """Generations of workers that may still be ending: while there are as many, SIGHUP starts no further one."""
+GOODBYE_GRACE = 1.0
+"""Between the goodbye on a tunnel and its end: a stream that the peer opens before it has heard of it is served."""
 RETIRE_LOOK = 0.2
 """How often a worker that is to end looks whether anything is left."""
 LINK_PATIENCE = 2.0

@@ -60,6 +60,7 @@ LONG_FILES = frozenset(
         "an_estate_works_on_without_its_consul",
         "an_idle_node_uses_next_to_nothing",
         "any_issuer_gateway_renews_without_consul",
+        "both_ends_become_a_new_version_at_once",
         "bulk_arrives_byte_for_byte_both_ways_at_once",
         "bytes_that_come_one_at_a_time_mean_the_same",
         "certificates_are_renewed_without_consul",

@@ -126,6 +126,8 @@ class ControlServer:
         self._sessions: dict[str, Session] = {}
         self._awaited: dict[str, trio.Event] = {}
         """Hosts without a session that somebody waits for."""
+        self._returning: set[str] = set()
+        """Those that said why they have none and that it takes a little longer."""
         self._audience = Audience(owner.view())
         self._touched: Touched | None = Touched()
         """By what the owner's view differs from the audience's; None: by anything."""
@@ -282,6 +284,7 @@ class ControlServer:
         log.info("host connected", host=session.host, remote=remote, version=hello.version)
         await session.channel.send(m.Welcome(gateway=self._owner.name, now=clock.now()))
         self._owner.connected(session.host, hello)
+        self._returning.discard(session.host)
         awaited = self._awaited.pop(session.host, None)
         if awaited is not None:
             awaited.set()
@@ -358,6 +361,9 @@ class ControlServer:
                 if waiting is not None:
                     with contextlib.suppress(trio.BrokenResourceError, trio.WouldBlock):
                         waiting.send_nowait(message)
+            case m.Returning():
+                self._returning.add(session.host)
+                raise ControlLost("its agent becomes another version")
             case m.Hello():
                 raise PeerError("hello twice")
 
@@ -398,7 +404,8 @@ class ControlServer:
         if name == host or not self._audience.sees(session.hearer, name):
             raise PeerError(f"no rule lets {host} and {shown(name)} reach each other")
         if name not in self._sessions and self._owner.is_expected(name):
-            with trio.move_on_after(limits.LINK_PATIENCE):
+            patience = limits.RETURN_PATIENCE if name in self._returning else limits.LINK_PATIENCE
+            with trio.move_on_after(patience):
                 await self._awaited.setdefault(name, trio.Event()).wait()
         peer = self._sessions.get(name)
         if peer is None:
