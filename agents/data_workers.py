@@ -51,6 +51,9 @@ class WorkersOwner(Protocol):
     def worker_ended(self, worker: DataWorkerProcess) -> None:
         """One has gone: whoever waits for its answer waits in vain."""
 
+    async def reachable(self) -> None:
+        """Wait until others find the way to this node, if they can be expected to soon."""
+
     async def worker_said(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
         """Must not wait long. Owns the sockets."""
 
@@ -242,6 +245,11 @@ class DataWorkers:
                 self._listening.clear()
                 self._board.close()
 
+    async def all_said(self) -> None:
+        """Wait until every worker has taken what it was told."""
+        for worker in (*self, *self._inherited):
+            await worker.all_said()
+
     def leave(self) -> None:
         """Another program takes our place: when `run` ends, workers and listening sockets stay as they are."""
         self._leaving = True
@@ -265,10 +273,13 @@ class DataWorkers:
             self._owner.worker_ended(worker)
 
     async def _take_over(self) -> None:
-        """From the workers of the version before us, once ours are ready."""
+        """From the workers of the version before us, once ours are ready and peers find the way to them: who loses a
+        tunnel to an old one looks for a new one in that moment."""
         await self._serving.started.wait()
+        if self._inherited:
+            await self._owner.reachable()
         for worker in self._inherited:
-            worker.stop_talking()
+            worker.retire_inherited()
 
     async def renew(self) -> None:
         """Have a new generation take over, once all of it is ready; the one that serves then ends with its streams.

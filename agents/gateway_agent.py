@@ -38,7 +38,7 @@ from agents.knowledge.kept import EnrolledKeys, open_kept
 from agents.knowledge.ledger import Ledger
 from agents.knowledge.placement import check_report, is_dialable, is_place, usable_health
 from agents.knowledge.placement_rows import PlacementRows, placement_of
-from agents.node import Node, warning
+from agents.node import NO_COMMAND, Node, warning
 from agents.path_carriers import PathCarriers, paths_max
 from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
@@ -478,7 +478,7 @@ class GatewayAgent(Node):
             case "streams" | "cut":
                 return await self._host_streams(command, parse_host(str(arguments["host"])), arguments)
             case _:
-                raise InputError(f"a gateway has no command {shown(command)}")
+                raise InputError(f"a gateway has no command {shown(command)}", hint=NO_COMMAND)
 
     async def _host_streams(self, command: str, host: str, arguments: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -512,6 +512,10 @@ class GatewayAgent(Node):
             host, seen = max(self._ahead.items(), key=lambda item: item[1])
             text = f"host {host} says it has seen entry {seen}, our log ends at {self.snapshot.authority.number}"
             found.append(warning("behind", f"{text}: the registry went back, or another gateway is ahead"))
+        for host, addresses in self._control.twins.items():
+            if self._gone(host) is None:
+                text = f"host {host} seems to run on two machines with one identity (from {' and '.join(addresses)})"
+                found.append(warning("two-machines", f"{text}: one of them needs an identity of its own"))
         found += [*(warning("import", text) for text in self._imports.problems()), *self._catalog.warnings()]
         if self.name not in self.snapshot.authority.gateways:
             text = f"gateway {self.name} was removed from the estate: hosts leave it, end it"

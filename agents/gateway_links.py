@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 import socket
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -21,14 +22,31 @@ from inventory.snapshot import Snapshot
 
 
 class GatewayLinks:
-    """Owner of the links of the host `name`. `snapshot` gives what is known now: gateways change while links live."""
+    """Owner of the links.
 
-    def __init__(self, name: str, owner: LinkOwner, workers: DataWorkers, snapshot: Callable[[], Snapshot]) -> None:
+    Args:
+        name: of the host.
+        snapshot: gives what is known now: gateways change while links live.
+        returns: whether a program before us in this process had links, which are opened again now.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        owner: LinkOwner,
+        workers: DataWorkers,
+        snapshot: Callable[[], Snapshot],
+        *,
+        returns: bool = False,
+    ) -> None:
         self._name = name
         self._owner = owner
         self._workers = workers
         self._snapshot = snapshot
         self._links: dict[str, GatewayLink] = {}
+        self._up = trio.Event()
+        """Set when one of them was up for the first time."""
+        self._returns_until = trio.current_time() + limits.RETURN_PATIENCE if returns else -math.inf
         self._lost: tuple[tuple[str, ...], Mapping[str, Presence]] = ((), {})
         self._with_lost: Mapping[str, Presence] = {}
         """What `with_lost` made of these."""
@@ -100,12 +118,27 @@ class GatewayLinks:
         if link is not None:
             link.flowed(records)
 
+    async def take_leave(self) -> None:
+        """Another program takes our place, and opens the links anew."""
+        async with trio.open_nursery() as nursery:
+            for link in self:
+                nursery.start_soon(link.take_leave)
+
+    def one_is_up(self) -> None:
+        self._up.set()
+
+    async def returned(self) -> None:
+        """Where a program before us had links, wait until there is one again, or should have been."""
+        with trio.move_on_at(self._returns_until):
+            await self._up.wait()
+
     async def find_path(self, peer: str, avoid: Collection[str] = ()) -> m.PathFound | m.PathFailed:
         """Ask the gateways that hold the peer first, of those the ones at our own site; the first ticket wins.
 
         Args:
             avoid: gateways through which it was tried already.
         """
+        await self.returned()
         if not self.is_any_connected:
             with trio.move_on_after(limits.LINK_PATIENCE):
                 await self._any_connected()

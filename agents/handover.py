@@ -34,6 +34,10 @@ class LeftWorker(msgspec.Struct, frozen=True, kw_only=True):
     channel: int
     unread: bytes
     streams: int
+    unsent: bytes = b""
+    """The rest of a message that it was being told."""
+    paths: dict[str, tuple[str, ...]] = {}
+    """Hosts that it wants a path to and was not answered about yet; through which gateways not."""
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):

@@ -27,7 +27,7 @@ from agents.host_status import gateway_row, instance_rows, known_since, service_
 from agents.knowledge.known import Known
 from agents.local_services import LocalServices
 from agents.namespace import Namespace, bind_tcp
-from agents.node import VERSION, Node, warning
+from agents.node import NO_COMMAND, VERSION, Node, warning
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
@@ -45,7 +45,7 @@ from bridge.logs import get_logger
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import HomeLock, lock_home, read_file, write_file
-from inventory.names import parse_service_name
+from inventory.names import parse_service_name, shown
 
 log = get_logger()
 
@@ -91,7 +91,7 @@ class HostAgent(Node):
         self._changed = Latest()
         self._save = Latest()
         self._alarms: dict[str, str] = {}
-        self._links = GatewayLinks(config.name, self, self.workers, lambda: self.snapshot)
+        self._links = GatewayLinks(config.name, self, self.workers, lambda: self.snapshot, returns=inherited.is_any)
         self._adoptions = Adoptions(self.workers)
         self._services = LocalServices(home, config.name, self._links.report_changed)
 
@@ -266,6 +266,7 @@ class HostAgent(Node):
         heard = frozenset(link.gateway for link in self._links if link.connected)
         if heard:
             self.renewal_possible.ask()
+            self._links.one_is_up()
         known = self.known.linked(heard)
         if known is not self.known:
             self.known, self.snapshot = known, known.snapshot
@@ -303,6 +304,12 @@ class HostAgent(Node):
             link.connected and link.gateway in gateways and gateways[link.gateway].issuer for link in self._links
         )
 
+    async def before_replacement(self) -> None:
+        await self._links.take_leave()
+
+    async def reachable(self) -> None:
+        await self._links.returned()
+
     async def before_drain(self) -> None:
         """Peers hear that our instances are going before we stop taking streams (F08)."""
         self._links.report_changed()
@@ -316,6 +323,7 @@ class HostAgent(Node):
     ) -> None:
         match message:
             case m.PathNeeded():
+                worker.paths[message.peer] = message.avoid
                 self._nursery.start_soon(self._find_path, worker, message.peer, message.avoid)
             case m.GatewayLeaves():
                 self._links.move(message.gateway, within=limits.CONTROL_MOVE_SPREAD)
@@ -337,7 +345,8 @@ class HostAgent(Node):
                 raise
             tell_bug("a path could not be asked for", exc, peer=peer)
             answer = m.PathFailed(peer=peer, reason=f"internal error: {type(exc).__name__}")
-        worker.tell(answer)
+        if isinstance(answer, m.PathFound) or not self.leaves:
+            worker.answer(answer)
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
         self._links.flowed(records)
@@ -351,7 +360,7 @@ class HostAgent(Node):
             case "dial":
                 return await self._dial(connection, str(arguments.get("name", "")))
             case _:
-                raise InputError(f"a host's agent has no command {command}")
+                raise InputError(f"a host's agent has no command {shown(command)}", hint=NO_COMMAND)
 
     def _resolve(self, text: str) -> dict[str, Any]:
         wanted = parse_service_name(text, self.snapshot.authority.namespace)
@@ -422,13 +431,14 @@ def _dns_bug(error: Exception) -> None:
 
 
 def _next_epoch(home: Path) -> int:
-    """Grows with every start; of two sessions of one identity the gateway keeps the later (F19)."""
+    """Grows with every start; of two sessions of one identity the gateway keeps the later (F19). Milliseconds: two
+    machines with one identity that are switched on together do not start at the same one."""
     path = home / "epoch"
     try:
         before = msgspec.json.decode(read_file(path), type=int) if path.exists() else 0
     except (msgspec.DecodeError, MeshError):
         before = 0
-    epoch = max(before + 1, int(clock.now()))
+    epoch = max(before + 1, int(clock.now() * 1000))
     try:
         write_file(path, str(epoch).encode())
     except MeshError as exc:  # a full disk is no reason not to serve; the clock goes forward in any case

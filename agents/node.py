@@ -23,7 +23,7 @@ import trio
 from agents import clock, handover
 from agents.admin.server import AdminConnection, serve_admin
 from agents.data_workers import DataWorkers
-from agents.estate import HomeConfig
+from agents.estate import Home, HomeConfig
 from agents.guards import must_pass
 from agents.handover import Inherited
 from agents.instance_counts import InstanceCounts
@@ -54,6 +54,7 @@ from inventory.snapshot import Snapshot
 log = get_logger()
 
 VERSION = version("meshbridge")
+NO_COMMAND = "this node is not one for it, or runs an older version than the command: then restart it"
 _BACKLOG = 1024
 _CLOCK_LOOK = 60.0
 _WATCH = 1.0
@@ -107,6 +108,8 @@ class Node:
         )
         self.workers = DataWorkers(begin, workers, self, inherited=inherited.workers)
         self.inherited = inherited
+        self.leaves = False
+        """Another version is about to take this one's place: what cannot be answered any more is left to it."""
         self.replaced_by = ""
         """The version on disk that is to take this process's place, once `run` has returned."""
         self._questions = StreamQuestions(self.workers)
@@ -128,6 +131,12 @@ class Node:
 
     async def before_drain(self) -> None:
         """Tell others that no new streams should come."""
+
+    async def before_replacement(self) -> None:
+        """Tell others that this node is away for a moment."""
+
+    async def reachable(self) -> None:
+        """Wait until others find the way to this node, if they can be expected to soon."""
 
     async def busy(self) -> int:
         """How much is still under way, while draining."""
@@ -234,7 +243,8 @@ class Node:
     async def tunnel_listener(self, place: str) -> socket.socket:
         """The listening socket for tunnels: the one before us had it, or it is made now. Raises MeshError."""
         endpoint = parse_endpoint(place, zero_ok=True)
-        return self.inherited.listener(endpoint.host, endpoint.port) or await listen_on(place)
+        mend = f"change `listen` in {Home(self.home).config}"
+        return self.inherited.listener(endpoint.host, endpoint.port) or await listen_on(place, mend)
 
     def replace(self, lock: HomeLock) -> None:
         """After `run`: become the version on disk, if that is what it returned for; does not return then."""
@@ -299,7 +309,7 @@ class Node:
                 await self.reload()
                 log.info("reloaded")
             except MeshError as exc:
-                self._say_reload(f"refused: {_with_hint(exc)}")
+                self._say_reload(f"refused: {exc.with_hint}")
                 log.error("reload refused; everything stays as it was", reason=str(exc), hint=exc.hint)
             else:
                 await self._renew_workers()
@@ -319,7 +329,7 @@ class Node:
                 return
             await self.workers.renew()
         except MeshError as exc:
-            self._say_reload(f"done, but the workers stay: {_with_hint(exc)}")
+            self._say_reload(f"done, but the workers stay: {exc.with_hint}")
             log.warning("the workers stay as they are", reason=str(exc), hint=exc.hint)
             return
         self._say_reload("done, with new workers")
@@ -332,6 +342,13 @@ class Node:
             raise Unavailable("meshbridge is not installed any more", hint="install it, then reload again")
         await trio.to_thread.run_sync(handover.probe)
         log.info("the version on disk takes over", before=VERSION, after=installed)
+        self.leaves = True
+        with trio.move_on_after(limits.RETURN_NOTICE):
+            await self.before_replacement()
+            await self.workers.all_said()
+        if self.lifecycle.draining.is_set():
+            self.leaves = False
+            return  # it is to end, and nobody is to take its place
         handover.hold_signals()
         self.replaced_by = installed
         self.workers.leave()
@@ -489,10 +506,6 @@ def longest_retry(leaf: PeerIdentity, now: float) -> float:
     return min(longest, limits.RENEWAL_RETRY_ENDED) if leaf.not_after <= now else longest
 
 
-def _with_hint(exc: MeshError) -> str:
-    return f"{exc}; {exc.hint}" if exc.hint else str(exc)
-
-
 async def _counted(answer: Awaitable[int]) -> int:
     """How many; none when the workers are gone, and with them all that they carried."""
     try:
@@ -517,9 +530,12 @@ def _flow_dict(flow: Flow) -> dict[str, Any]:
     return {name: getattr(flow, name) for name in flow.__struct_fields__}
 
 
-async def listen_on(text: str) -> socket.socket:
+async def listen_on(text: str, mend: str) -> socket.socket:
     """A listening TCP socket on `ADDR:PORT`. The worker of an agent that was just killed may hold the port for a moment
     longer, so it is tried for BIND_PATIENCE.
+
+    Args:
+        mend: in words, how another one is chosen.
 
     Raises:
         Unavailable: it cannot be had; names who holds it, where that can be found out.
@@ -536,7 +552,19 @@ async def listen_on(text: str) -> socket.socket:
         except OSError as exc:
             sock.close()
             if exc.errno != errno.EADDRINUSE or trio.current_time() > deadline:
-                holder = holder_of(endpoint.host, endpoint.port, "tcp")
-                what = f"{text} cannot be listened on: {exc.strerror}" + (f" (held by {holder})" if holder else "")
-                raise Unavailable(what, hint="free the port or choose another") from None
+                raise _not_listening(exc, text, mend) from None
         await trio.sleep(limits.BIND_RETRY_FIRST / 10)
+
+
+def _not_listening(exc: OSError, text: str, mend: str) -> Unavailable:
+    endpoint = parse_endpoint(text, zero_ok=True)
+    what, hint = f"{text} cannot be listened on: {exc.strerror}", mend
+    if exc.errno == errno.EADDRINUSE:
+        holder = holder_of(endpoint.host, endpoint.port, "tcp")
+        what += f" (held by {holder})" if holder else ""
+        hint = f"end what holds it, or {mend}"
+    elif exc.errno == errno.EADDRNOTAVAIL:
+        hint = f"{mend} to an address of this machine, or to 0.0.0.0:{endpoint.port}"
+    elif exc.errno == errno.EACCES:
+        hint = f"ports under 1024 need root or CAP_NET_BIND_SERVICE; or {mend}"
+    return Unavailable(what, hint=hint)

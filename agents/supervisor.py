@@ -31,8 +31,10 @@ log = get_logger()
 
 _WORKER = "agents.workers.data_worker"
 _ROOT = Path(__file__).parents[1]
-_UNDERSTOOD = (m.WorkerReport, m.Notice, m.Guest, m.ControlStream)
+_UNDERSTOOD = (m.WorkerReport, m.Notice, m.Guest, m.ControlStream, m.PathNeeded)
 """What an inherited worker may say; the rest answers what the program before us asked."""
+_TOLD = (m.Retire, m.PathFound, m.PathFailed)
+"""What an inherited worker may be told. One whose version cannot read any of it takes it as the word to retire."""
 
 
 class Process(Protocol):
@@ -126,6 +128,12 @@ class DataWorkerProcess:
         """Seconds in which it could have said something and did not."""
         self.hangs_for = 0.0
         """Those of them after WORKER_SILENT, since anything held it."""
+        self.paths: dict[str, tuple[str, ...]] = {}
+        """Hosts that it wants a path to, and which gateways not."""
+        self._inherited = False
+        self._unsaid = 0
+        self._all_said = trio.Event()
+        self._all_said.set()
 
     @property
     def pid(self) -> int:
@@ -139,9 +147,12 @@ class DataWorkerProcess:
         Owns the sockets, whatever becomes of them; or they are lent, and one that its owner closes before its turn is
         not sent.
         """
-        if self.ready:
+        if self.ready or (self._inherited and isinstance(message, _TOLD)):
             try:
                 self._say.send_nowait((message, socks, lent))
+                self._unsaid += 1
+                if self._all_said.is_set():
+                    self._all_said = trio.Event()
                 return True
             except trio.WouldBlock:
                 self._does_not_read()
@@ -154,7 +165,7 @@ class DataWorkerProcess:
         self._hangs()
 
     def _hangs(self) -> None:
-        self.ready = False
+        self.ready = self._inherited = False
         self._channel.close()
 
     def look(self, passed: float, is_held: Callable[[int], bool]) -> None:
@@ -181,6 +192,9 @@ class DataWorkerProcess:
                 if scope.cancelled_caught:
                     self._does_not_read()
             finally:
+                self._unsaid -= 1
+                if not self._unsaid:
+                    self._all_said.set()
                 if not lent:
                     _close(socks)
 
@@ -189,7 +203,21 @@ class DataWorkerProcess:
         self.serves = False
         self.tell(m.Retire())
 
+    def retire_inherited(self) -> None:
+        """The same for one that may not understand it."""
+        if not self.tell(m.Retire()):
+            self._channel.stop_talking()  # which it takes as that
+
+    def answer(self, message: m.PathFound | m.PathFailed) -> None:
+        """It asked for a path."""
+        self.paths.pop(message.peer, None)
+        self.tell(message)
+
     # --- what goes over to another program in our place ----------------------------------------------------------
+
+    async def all_said(self) -> None:
+        """Wait until it has taken all that it was told."""
+        await self._all_said.wait()
 
     def leave(self) -> None:
         """It goes on when we end here."""
@@ -197,44 +225,56 @@ class DataWorkerProcess:
 
     def detach(self) -> LeftWorker:
         """After the end of `run`."""
-        channel, unread = self._channel.detach()
-        return LeftWorker(pid=self.pid, channel=channel, unread=unread, streams=self.streams)
+        channel, unread, unsent = self._channel.detach()
+        return LeftWorker(
+            pid=self.pid,
+            channel=channel,
+            unread=unread,
+            streams=self.streams,
+            unsent=unsent,
+            paths=dict(self.paths),
+        )
 
     @classmethod
     def inherited(cls, left: LeftWorker, on_message: OnMessage) -> DataWorkerProcess:
-        """One that the program before us started. It may be of another version: it is told nothing."""
+        """One that the program before us started. It may be of another version: it is told next to nothing."""
         worker = cls.__new__(cls)
         worker._process = InheritedProcess(left.pid)
         worker._prepare(socket.socket(fileno=left.channel), on_message)
-        worker._channel.put_back(left.unread)
-        worker.streams, worker.serves = left.streams, False
+        worker._channel.put_back(left.unread, left.unsent)
+        worker.streams, worker.serves, worker._inherited = left.streams, False, True
+        worker.paths = dict(left.paths)
         return worker
 
     async def run_inherited(self) -> None:
         """Hear it as far as it can be understood, until it has ended."""
         try:
-            try:
-                while True:
-                    message, socks = await self._channel.receive()
-                    if isinstance(message, _UNDERSTOOD):
-                        await self._hear(message, socks)
-                    else:
-                        _close(socks)
-            except ChannelClosed as exc:
-                log.info("an old data worker is heard no more", pid=self.pid, reason=exc.what)
-                await self._channel.discard()
-        except ChannelClosed:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._send)
+                for peer, avoid in list(self.paths.items()):  # what the program before us was asked and did not answer
+                    await self._hear(m.PathNeeded(peer=peer, avoid=avoid), [])
+                await self._hear_inherited()
+        except* ChannelClosed:
             pass
         finally:
             self._end()
 
+    async def _hear_inherited(self) -> None:
+        try:
+            while True:
+                message, socks = await self._channel.receive()
+                if isinstance(message, _UNDERSTOOD):
+                    await self._hear(message, socks)
+                else:
+                    _close(socks)
+        except ChannelClosed as exc:
+            log.info("an old data worker is heard no more", pid=self.pid, reason=exc.what)
+            self._inherited = False
+            await self._channel.discard()
+
     def end(self) -> None:
         """Now, with all that it carries."""
         self._channel.close()
-
-    def stop_talking(self) -> None:
-        """It takes this as `Retire`."""
-        self._channel.stop_talking()
 
     # --- its life -------------------------------------------------------------------------------------------------
 
@@ -277,7 +317,8 @@ class DataWorkerProcess:
             _close(socks)
 
     def _end(self) -> None:
-        self.ready = False
+        self.ready = self._inherited = False
+        self._all_said.set()
         if not self._left:
             self._channel.close()
         self._say.close()

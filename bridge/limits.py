@@ -214,6 +214,11 @@ STREAMS_LISTED = 5000
 """Live streams that a host tells its gateway about; there may be more."""
 SESSION_QUESTIONS = 16
 """Questions of one host that a gateway works on at a time; the next one waits, and that host with it."""
+RETURN_PATIENCE = 6.0
+"""For a host whose agent is replaced in place: whoever wants a path to it, or from it, waits for its control stream at
+most this long. A start takes one or two seconds, on a busy machine more; PATH_TIMEOUT is longer."""
+RETURN_NOTICE = 1.0
+"""Before it is replaced an agent says so to its gateways, and hears them out, at most this long."""
 REPORT_INTERVAL = 0.05
 """Reports of one host count at most this often: each may concern every other host."""
 RENEWAL_INTERVAL = 1.0
@@ -239,6 +244,12 @@ BACKOFF_FIRST = 0.2
 BACKOFF_MAX = 15.0
 FIRST_LEASE = BACKOFF_MAX + LEASE
 """After a gateway's start: a host that it lost may have begun its longest wait just before the gateway was there."""
+TWIN_TURNS = 5
+"""More turns than this of two agents under one identity, within ...
+
+An agent that is started anew leaves one behind at most; the backoff of a second machine makes six in 10 s."""
+TWIN_WATCH = 300.0
+"""... so many seconds are a warning: one that is sent away comes back every 15 s at the latest."""
 CATALOG_LOOK = 30.0
 """Between two looks at our part of Consul's catalog: what others did to it is mended within a minute (F51)."""
 CATALOG_PAUSE = 0.05
@@ -301,6 +312,8 @@ WORKERS_MAX = 8
 """Data workers of one node: each is a process of about 45 MB, and holds a tunnel of its own to every peer it uses."""
 OLD_GENERATIONS_MAX = 2
 """Generations of workers that may still be ending: while there are as many, SIGHUP starts no further one."""
+GOODBYE_GRACE = 1.0
+"""Between the goodbye on a tunnel and its end: a stream that the peer opens before it has heard of it is served."""
 RETIRE_LOOK = 0.2
 """How often a worker that is to end looks whether anything is left."""
 LINK_PATIENCE = 2.0

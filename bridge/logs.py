@@ -92,6 +92,8 @@ def configure(
         if suppressed is None:
             raise structlog.DropEvent
         head = {"at": now(), "level": method, "event": event.pop("event", "")}
+        if event.get("hint") == "":  # an error that knows no next step
+            del event["hint"]
         return {
             **head,
             **({"suppressed": suppressed} if suppressed else {}),

@@ -30,7 +30,11 @@ def consul_options(command: F) -> F:
             "--consul-ca", metavar="FILE", type=_FILE, help="CA of Consul's certificate.  [default: system's]"
         ),
         click.option("--consul-prefix", metavar="PREFIX", help="Folder of Consul's KV.  [default: meshbridge/]"),
-        click.option("--consul-catalog", is_flag=True, help="Show hosts and instances in Consul's catalog."),
+        click.option(
+            "--consul-catalog/--no-consul-catalog",
+            default=None,
+            help="Show hosts and instances in Consul's catalog.  [default: yes]",
+        ),
     )
     for option in reversed(options):
         command = option(command)
@@ -44,7 +48,7 @@ def consul_place(
     ca: Path | None,
     prefix: str | None,
     *,
-    catalog: bool = False,
+    catalog: bool | None = None,
 ) -> ConsulPlace | None:
     """What the options say; None when no registry in Consul is wanted.
 
@@ -53,7 +57,7 @@ def consul_place(
         InputError: one of them cannot be used.
     """
     if not is_wanted:
-        if addresses or catalog or any(option is not None for option in (token_file, ca, prefix)):
+        if addresses or any(option is not None for option in (token_file, ca, prefix, catalog)):
             raise click.UsageError("the --consul options are for a registry in Consul")
         return None
     if not addresses:
@@ -66,7 +70,7 @@ def consul_place(
         prefix=prefix or DEFAULT_PREFIX,
         token_file=str(token_file.absolute()) if token_file else None,
         ca_file=str(ca.absolute()) if ca else None,
-        catalog=catalog,
+        catalog=catalog is not False,
     )
 
 

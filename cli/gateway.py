@@ -168,7 +168,7 @@ def join(
     consul_token_file: Path | None,
     consul_ca: Path | None,
     consul_prefix: str | None,
-    consul_catalog: bool,
+    consul_catalog: bool | None,
 ) -> None:
     """Enrol this machine as a gateway with TOKEN, or with - from stdin, which keeps it out of the list of processes.
 

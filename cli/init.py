@@ -48,7 +48,7 @@ def init(
     consul_token_file: Path | None,
     consul_ca: Path | None,
     consul_prefix: str | None,
-    consul_catalog: bool,
+    consul_catalog: bool | None,
 ) -> None:
     """Make a trust domain here: operator key, root, issuer, registry, first gateway.
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import click
+
+_BETWEEN = 3
+"""Columns of the terminal that each one of a table takes besides its text."""
+_CELL_MIN = 8
+"""Of a block's texts, on whatever terminal."""
 
 
 def print_json(data: object) -> None:
@@ -68,14 +75,49 @@ def moment(seconds: float | None) -> str:
 
 
 def _draw(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Where no word has to be broken as a table, and else a block of lines for each row."""
+    width = shutil.get_terminal_size().columns
+    columns = list(zip(headers, *rows, strict=True))
+    needed = [max(len(word) for cell in column for word in cell.split()) for column in columns]
+    room = width - sum(needed) - _BETWEEN * len(columns)
+    if room < 0:
+        _draw_blocks(headers, rows, width)
+        return
+    widths = []
+    for column, least in zip(columns, needed, strict=True):
+        widths.append(min(max(map(len, column)), least + room))
+        room -= widths[-1] - least
+    _draw_table(headers, rows, widths)
+
+
+def _draw_blocks(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> None:
+    if not rows:
+        click.echo("\n".join(_wrapped("  ".join(headers), width)))
+    edge = max(map(len, headers)) + 2
+    for number, row in enumerate(rows):
+        if number:
+            click.echo()
+        for header, cell in zip(headers, row, strict=True):
+            first, *others = _wrapped(cell, width - edge) or [""]
+            if first:
+                click.echo(f"{header.lower().ljust(edge)}{first}")
+            for line in others:
+                click.echo(" " * edge + line)
+
+
+def _wrapped(words: str, width: int) -> list[str]:
+    return textwrap.wrap(words, max(width, _CELL_MIN), break_on_hyphens=False)
+
+
+def _draw_table(headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for header in headers:
-        table.add_column(header, overflow="fold")
+    for header, width in zip(headers, widths, strict=True):
+        table.add_column(header, overflow="fold", width=width)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    Console(width=sum(widths) + _BETWEEN * len(widths), height=1).print(table)

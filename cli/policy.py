@@ -49,13 +49,41 @@ def _counts(rules: tuple[Rule, ...]) -> dict[str, int]:
 @click.argument("file")
 @pass_app
 def check(app: App, file: str) -> None:
-    """Say whether FILE (- for stdin) is a policy; every problem is listed. Needs no estate."""
-    counts = _counts(_load(file).rules)
+    """Say whether FILE (- for stdin) is a policy; every problem is listed.
+
+    Needs no estate. In a gateway's or operator's home it also lists the names in it that nobody has registered (yet),
+    which is no error.
+    """
+    loaded = _load(file)
+    counts, unmatched = _counts(loaded.rules), _unmatched(app, loaded.rules)
     if app.is_json:
-        print_json({"ok": True, **counts})
+        print_json({"ok": True, **counts, "unmatched": unmatched})
         return
+    _print_notes(unmatched or [])
     rules = "1 rule" if counts["rules"] == 1 else f"{counts['rules']} rules"
     words("good: {0}, {allow} allow, {deny} deny, {observed} only observed".format(rules, **counts))
+
+
+def _unmatched(app: App, rules: tuple[Rule, ...]) -> list[str] | None:
+    """Names that are not in the estate; None when this home does not know what is in it."""
+    from agents.operating.home_snapshot import load_estate
+    from agents.operating.policy import matching_nothing
+    from inventory.errors import MeshError
+
+    async def work() -> list[str] | None:
+        state = await load_estate(app.home)
+        return matching_nothing(rules, state) if state is not None else None
+
+    try:
+        return run(work)
+    except MeshError as exc:
+        words(f"the names in it are not compared with the estate: {exc}")
+        return None
+
+
+def _print_notes(unmatched: list[str]) -> None:
+    for text in unmatched:
+        words(f"  note: {text} (yet)")
 
 
 @policy.command(epilog="Example: meshbridge policy apply policy.toml -m 'billing may read the ledger'")
@@ -84,10 +112,9 @@ def apply(app: App, file: str, message: str) -> None:
     for word, names in (("added", change.added), ("removed", change.removed), ("changed", change.changed)):
         for name in names:
             words(f"  {word:8} {name}")
-    for text in unmatched:
-        words(f"  note: {text} (yet)")
+    _print_notes(unmatched)
     if app.is_json:
-        lists = {"added": change.added, "removed": change.removed, "changed": change.changed}
+        lists = {"added": change.added, "removed": change.removed, "changed": change.changed, "unmatched": unmatched}
         print_json({"number": number, **_counts(loaded.rules), **lists})
     words(f"policy {number} is in force" + (", with the same rules as before" if change.is_empty else ""))
 

@@ -77,7 +77,7 @@ def copy(
     consul_token_file: Path | None,
     consul_ca: Path | None,
     consul_prefix: str | None,
-    consul_catalog: bool,
+    consul_catalog: bool | None,
 ) -> None:
     """Move the estate's registry between this home and Consul, with the gateway stopped.
 

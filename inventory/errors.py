@@ -27,6 +27,11 @@ class MeshError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.what}" if self.where else self.what
 
+    @property
+    def with_hint(self) -> str:
+        """All of it on one line, for what has no field of its own for a hint."""
+        return f"{self}; {self.hint}" if self.hint else str(self)
+
 
 class AnswerIsNo(MeshError):
     """The question was understood and the answer is no: denied, unhealthy, not drained, no such thing."""

@@ -45,6 +45,7 @@ LONG_FILES = frozenset(
     for name in (
         "a_flood_of_errors_writes_a_bounded_amount",
         "a_gateway_says_what_is_wrong_with_its_consul_and_recovers",
+        "a_consul_that_is_back_is_read_once",
         "a_full_disk_costs_what_was_to_be_saved_and_nothing_else",
         "a_killed_worker_costs_its_own_streams_only",
         "a_home_belongs_to_one_node_at_a_time",
@@ -60,6 +61,7 @@ LONG_FILES = frozenset(
         "an_estate_works_on_without_its_consul",
         "an_idle_node_uses_next_to_nothing",
         "any_issuer_gateway_renews_without_consul",
+        "both_ends_become_a_new_version_at_once",
         "bulk_arrives_byte_for_byte_both_ways_at_once",
         "bytes_that_come_one_at_a_time_mean_the_same",
         "certificates_are_renewed_without_consul",

@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import trio
 
 from agents.admin.wire import FILE, Answer, Request, decode_answer, encode_line, read_line, socket_address
 from bridge import limits
-from inventory.errors import Unavailable
+from inventory.errors import MeshError, Unavailable
+from inventory.home import read_file
 
 
 class NoAnswer(Unavailable):
@@ -82,20 +84,34 @@ async def _connect(home: Path) -> trio.SocketStream:
     except (FileNotFoundError, NotADirectoryError, ConnectionRefusedError):
         sock.close()
         what = "no agent or gateway is running on this home"
-        raise NoAnswer(
-            what, where=str(home), hint=f"start it: meshbridge --home {home} agent run, or gateway run"
-        ) from None
+        raise NoAnswer(what, where=str(home), hint=f"start it: {_start(home)}") from None
     except PermissionError:
         sock.close()
         what = "the agent of this home belongs to another user"
         raise NoAnswer(what, where=str(path), hint="run the command as that user or root") from None
     except OSError as exc:
         sock.close()
-        raise NoAnswer(f"the agent cannot be reached: {exc.strerror or exc}", where=str(path)) from None
+        hint = "see its log, and whether it is still running"
+        raise NoAnswer(f"the agent cannot be reached: {exc.strerror or exc}", where=str(path), hint=hint) from None
     except BaseException:
         sock.close()
         raise
     return trio.SocketStream(sock)
+
+
+class _Whose(msgspec.Struct):
+    """Of domain.json, what says how the node is started."""
+
+    role: Literal["host", "gateway"]
+
+
+def _start(home: Path) -> str:
+    """How the node of this home is started."""
+    try:
+        whose = msgspec.json.decode(read_file(home / "domain.json"), type=_Whose)
+    except (MeshError, msgspec.MsgspecError):
+        return f"meshbridge --home {home} agent run, or gateway run"
+    return f"meshbridge --home {home} {'agent' if whose.role == 'host' else 'gateway'} run"
 
 
 async def _send(stream: trio.SocketStream, command: str, arguments: Mapping[str, object]) -> None:

@@ -4,6 +4,7 @@
     answer      {"ok": true, "data": …}
     one of many {"ok": true, "data": …, "more": true}
     refusal     {"ok": false, "error": {"what": …, "where": …, "hint": …, "exit_code": 69}}
+              (without what is empty)
 
 One JSON value per line. Not a byte after a line is consumed by reading that line, so that the connection itself can be
 taken over afterwards.
@@ -36,7 +37,7 @@ class Request(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     arguments: dict[str, Any] = {}
 
 
-class WireError(msgspec.Struct, frozen=True):
+class WireError(msgspec.Struct, frozen=True, omit_defaults=True):
     """A MeshError on its way to the person who sees it."""
 
     what: str

@@ -143,7 +143,7 @@ class CatalogWriter:
         try:
             while True:
                 try:
-                    await self._catalog.acquire()
+                    await self._catalog.acquire(self._stand_by)
                     await self._hold(backoff)
                 except BaseException as exc:  # whatever it was: it costs the catalog, and nobody else
                     if must_pass(exc):
@@ -156,6 +156,11 @@ class CatalogWriter:
                     await self._catalog.release()
                 except MeshError as exc:
                     log.info("the lock of the catalog ends by itself", reason=str(exc))
+
+    def _stand_by(self) -> None:
+        """Another gateway writes, so what is wrong with the catalog is its to say; and Consul has answered us."""
+        self._alarm = ""
+        self._forget()
 
     def _tell(self, exc: BaseException) -> None:
         causes = list(_leaves(exc))

@@ -69,6 +69,7 @@ class GatewayLink:
         self._again = Latest()
         self._move = Latest()
         self._move_within = 0.0
+        self._taking_leave = False
         self._moving: trio.Event | None = None
         """Set when the move that is under way is over."""
 
@@ -108,6 +109,13 @@ class GatewayLink:
     def end(self) -> None:
         """The operator removed the gateway."""
         self._scope.cancel()
+
+    async def take_leave(self) -> None:
+        """Another program takes our place: the gateway is told, and what it said before is heard to the end."""
+        self._taking_leave = True
+        if self._session is not None:
+            await self._session.take_leave()
+        self.end()
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
         """Records for the gateway; the oldest are left out when there are too many (the host's own log has them)."""
@@ -213,7 +221,10 @@ class GatewayLink:
             self.last_error = reason
             self._down_since = trio.current_time()
             self._decided = trio.Event()
-            self._over.set()
+            if self._taking_leave:
+                self.end()
+            else:
+                self._over.set()
 
     async def _moves(self, nursery: trio.Nursery) -> None:
         """Move the control stream when asked to, as often as it takes."""

@@ -64,6 +64,7 @@ class LinkSession:
         self._leaving = False
         self._scope = trio.CancelScope()
         self._reports = trio.CancelScope()
+        self._over = trio.Event()
         self._ids = count(1)
         self._paths: dict[int, trio.MemorySendChannel[m.PathOffered | m.PathRefused]] = {}
         self._renewals: dict[int, trio.MemorySendChannel[m.Renewed]] = {}
@@ -74,6 +75,12 @@ class LinkSession:
         self._leaving = True
         self._reports.cancel()
         self._scope.deadline = trio.current_time() + limits.CONTROL_REQUEST_TIMEOUT
+
+    async def take_leave(self) -> None:
+        """Another program takes our place: say so, and return when the gateway has ended the session for it."""
+        with contextlib.suppress(ControlEnded):
+            await self._channel.send(m.Returning())
+            await self._over.wait()
 
     async def run(self) -> str:
         """Until it ends; why it did."""
@@ -98,6 +105,7 @@ class LinkSession:
                 renewal.close()
             self._paths.clear()
             self._renewals.clear()
+            self._over.set()
         return reason
 
     async def _serve(self) -> None:

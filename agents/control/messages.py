@@ -90,6 +90,10 @@ class Streams(Message, frozen=True, kw_only=True, tag="streams"):
     cut: Count = 0
 
 
+class Returning(Message, frozen=True, kw_only=True, tag="returning"):
+    """My agent becomes another version in place: end this session, the next one is opened within RETURN_PATIENCE."""
+
+
 # --- gateway to host --------------------------------------------------------------------------------------------------
 
 
@@ -165,7 +169,7 @@ class Draining(Message, frozen=True, kw_only=True, tag="draining"):
     reason: Words
 
 
-FromHost = Hello | Report | Flows | Renew | PathWanted | Streams
+FromHost = Hello | Report | Flows | Renew | PathWanted | Streams | Returning
 FromGateway = (
     Welcome | Refused | Update | Renewed | PathOffered | PathRefused | DialBack | StreamsWanted | Cut | Draining
 )

@@ -10,7 +10,7 @@ import contextlib
 import math
 import socket
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol, TypeVar
@@ -25,6 +25,7 @@ from agents.control.channel import ControlChannel, ControlEnded, ControlLost
 from agents.control.link_session import first_words
 from agents.control.parts import split
 from agents.control.publisher import EstateView
+from agents.control.twins import Twins
 from agents.guards import must_pass
 from agents.supervisor import Latest
 from bridge import limits
@@ -125,6 +126,8 @@ class ControlServer:
         self._sessions: dict[str, Session] = {}
         self._awaited: dict[str, trio.Event] = {}
         """Hosts without a session that somebody waits for."""
+        self._returning: set[str] = set()
+        """Those that said why they have none and that it takes a little longer."""
         self._audience = Audience(owner.view())
         self._touched: Touched | None = Touched()
         """By what the owner's view differs from the audience's; None: by anything."""
@@ -136,6 +139,7 @@ class ControlServer:
         self._following = trio.Lock()
         """Nobody is told anything while the audience follows a change."""
         self._ids = count(1)
+        self._twins = Twins()
 
     @property
     def hosts(self) -> frozenset[str]:
@@ -276,10 +280,11 @@ class ControlServer:
             hello = await session.channel.receive()
         if not isinstance(hello, m.Hello):
             raise PeerError("the first message is not hello")
-        self._take_place(session, hello.epoch)
+        self._take_place(session, hello.epoch, remote)
         log.info("host connected", host=session.host, remote=remote, version=hello.version)
         await session.channel.send(m.Welcome(gateway=self._owner.name, now=clock.now()))
         self._owner.connected(session.host, hello)
+        self._returning.discard(session.host)
         awaited = self._awaited.pop(session.host, None)
         if awaited is not None:
             awaited.set()
@@ -292,10 +297,13 @@ class ControlServer:
             while True:
                 await self._heard(session, await session.channel.receive(), nursery)
 
-    def _take_place(self, session: Session, epoch: int) -> None:
+    def _take_place(self, session: Session, epoch: int, remote: str) -> None:
         """Of two sessions of one host the newer one lives (F19)."""
         session.epoch = epoch
         other = self._sessions.get(session.host)
+        now = trio.current_time()
+        if self._twins.came(session.host, session.key, epoch, remote, is_here=other is not None, now=now):
+            log.warning("two machines seem to have one identity", host=session.host, addresses=self.twins[session.host])
         if other is not None and other.epoch > epoch:
             raise PeerError("a newer session of this host is open: does another machine have its identity?")
         if other is not None:
@@ -353,6 +361,9 @@ class ControlServer:
                 if waiting is not None:
                     with contextlib.suppress(trio.BrokenResourceError, trio.WouldBlock):
                         waiting.send_nowait(message)
+            case m.Returning():
+                self._returning.add(session.host)
+                raise ControlLost("its agent becomes another version")
             case m.Hello():
                 raise PeerError("hello twice")
 
@@ -393,12 +404,18 @@ class ControlServer:
         if name == host or not self._audience.sees(session.hearer, name):
             raise PeerError(f"no rule lets {host} and {shown(name)} reach each other")
         if name not in self._sessions and self._owner.is_expected(name):
-            with trio.move_on_after(limits.LINK_PATIENCE):
+            patience = limits.RETURN_PATIENCE if name in self._returning else limits.LINK_PATIENCE
+            with trio.move_on_after(patience):
                 await self._awaited.setdefault(name, trio.Event()).wait()
         peer = self._sessions.get(name)
         if peer is None:
             raise PeerError(f"host {name} is not connected to gateway {self._owner.name}")
         return peer
+
+    @property
+    def twins(self) -> Mapping[str, list[str]]:
+        """Hosts whose identity two machines seem to have, with the addresses of those."""
+        return self._twins.found(trio.current_time())
 
     def key_of(self, host: str) -> str | None:
         """Of the session that it has; None when it has none."""

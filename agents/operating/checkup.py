@@ -30,7 +30,7 @@ State = Literal["ok", "warn", "fail"]
 _SECRETS = ("operator.key", "root.key", "issuer.pem", "identity.pem", "registry.db", "kept.db", "enrolment.pending")
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
+class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     check: str
     state: State
     text: str

@@ -16,12 +16,25 @@ from agents.knowledge.placement import PlacementFile, decode_placement
 from agents.knowledge.placement_rows import load_rows
 from agents.knowledge.verified_log import VerifiedLog
 from agents.operating.policy import read_policy
+from inventory.authority import AuthorityState
 from inventory.errors import MeshError, Unavailable
 from inventory.health import HealthByHost
 from inventory.home import read_file
 from inventory.registries.embedded import open_embedded
 from inventory.registries.interface import Registry
 from inventory.snapshot import Snapshot
+
+
+async def load_estate(home: Path) -> AuthorityState | None:
+    """All that operators signed, as far as this home can know; None when it cannot: an agent's is told its part only,
+    and where there is no home there is no estate. Raises MeshError when what it knows cannot be read or verified."""
+    if not Home(home).config.exists():
+        return None
+    config = load_config(home)
+    if not Home(home).registry.exists() and config.role == "host":
+        return None
+    async with _inspect(home, config) as (_, log):
+        return log.state
 
 
 async def load_snapshot(home: Path) -> Snapshot:

@@ -36,7 +36,7 @@ async def on_disk(home: Path) -> dict[str, Any]:
         if leaf.not_after < clock.now():
             warnings.append(_warning("certificate-ends", f"the certificate ended at {clock_words(leaf.not_after)}"))
     except MeshError as exc:
-        warnings.append(_warning("identity", str(exc)))
+        warnings.append(_warning("identity", exc.with_hint))
     try:
         snapshot = await load_snapshot(home)
         authority = snapshot.authority
@@ -50,7 +50,7 @@ async def on_disk(home: Path) -> dict[str, Any]:
             for _, service in sorted(snapshot.services.items())
         ]
     except MeshError as exc:
-        warnings.append(_warning("knowledge", str(exc)))
+        warnings.append(_warning("knowledge", exc.with_hint))
     return {**found, "warnings": warnings}
 
 

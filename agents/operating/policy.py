@@ -16,6 +16,7 @@ from agents.knowledge.ledger import POLICY_PREFIX
 from inventory.authority import AuthorityState
 from inventory.authority.log import NUMBER_MARK
 from inventory.errors import InputError
+from inventory.imports import instance_of
 from inventory.loading.policy_file import PolicyFile
 from inventory.policy_document import PolicyDocument, build, verify_document
 from inventory.policy_rules import Rule, parse_subject, parse_target
@@ -79,7 +80,8 @@ def matching_nothing(rules: Iterable[Rule], state: AuthorityState) -> list[str]:
     """Pure: what the rules name that is not in the estate (yet), in words. Ahead of time that is right; it may also be
     a slip, and in a deny rule a slip protects nothing."""
     hosts, clients = tuple(state.hosts.values()), tuple(state.clients.values())
-    services = {i.service for i in state.instances.values()} | {service for host in hosts for service in host.serves}
+    instances = (*state.instances.values(), *(instance_of(i, "", port=0) for i in state.imports.values()))
+    services = {i.service for i in instances} | {service for host in hosts for service in host.serves}
     found = []
     for rule in rules:
         for text in rule.sources:
@@ -89,7 +91,7 @@ def matching_nothing(rules: Iterable[Rule], state: AuthorityState) -> list[str]:
                 found.append(f"{rule.effect} {rule.name!r}: no {what} is {text}")
         for text in rule.to:
             target = parse_target(text)
-            carried = any(map(target.carried_by, state.instances.values()))
+            carried = any(map(target.carried_by, instances))
             if not (carried if target.key else any(map(target.glob.matches, services))):
                 found.append(f"{rule.effect} {rule.name!r}: no service is {text}")
     return found

@@ -150,16 +150,17 @@ class Channel(Generic[Out, In]):
         poll.register(self._sock, 0)
         return bool(poll.poll(0))
 
-    def detach(self) -> tuple[int, bytes]:
-        """For another program in this process's place: the descriptor, and what was read and not yet understood.
-        Nothing must be waiting here."""
+    def detach(self) -> tuple[int, bytes, bytes]:
+        """For another program in this process's place: the descriptor, what was read and not yet understood, and the
+        rest of a message that was not sent whole. Nothing must be waiting here."""
         while self._fds:
             _close(self._fds.popleft())
-        return self._sock.detach(), bytes(self._buffer)
+        return self._sock.detach(), bytes(self._buffer), bytes(self._unsent)
 
-    def put_back(self, unread: bytes) -> None:
-        """What the program before read and did not understand yet."""
+    def put_back(self, unread: bytes, unsent: bytes) -> None:
+        """What the program before read and did not understand yet, and what it did not send."""
         self._buffer += unread
+        self._unsent = memoryview(unsent)
 
     def stop_talking(self) -> None:
         """The other end is told that nothing more will come; it may go on talking."""

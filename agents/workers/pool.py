@@ -102,7 +102,8 @@ class TunnelPool:
         self.count = 0
         """Tunnels that are open."""
         self._coming: dict[Tunnel, trio.Event] = {}
-        self._retired: set[Tunnel] = set()
+        self._retired: dict[Tunnel, float] = {}
+        """Since when no new streams are opened on them (Loop.now)."""
         self._dials: dict[SpiffeId, _Dial] = {}
         self._count = count
         self._server: ssl.SSLContext = mutual_server(identity, root)
@@ -326,14 +327,14 @@ class TunnelPool:
         self._owner.tunnel_open(tunnel, stream, wish)
 
     def tunnel_goaway(self, tunnel: Tunnel, reason: Reason) -> None:
-        self._retired.add(tunnel)
+        self._retired.setdefault(tunnel, self._loop.refresh())
         self._owner.tunnel_leaving(tunnel)
 
     def tunnel_closed(self, tunnel: Tunnel, reason: str) -> None:
         waiting = self._coming.get(tunnel)
         if waiting is not None:
             waiting.set()
-        self._retired.discard(tunnel)
+        self._retired.pop(tunnel, None)
         tunnels = self._tunnels.get(tunnel.peer.spiffe)
         if tunnels is not None and tunnel in tunnels:
             tunnels.remove(tunnel)
@@ -352,25 +353,27 @@ class TunnelPool:
     def retire(self, tunnel: Tunnel, reason: str) -> None:
         """No new streams on it in either direction; it is closed when its last stream has ended."""
         if tunnel not in self._retired and tunnel.closed is None:
-            self._retired.add(tunnel)
+            self._retired[tunnel] = self._loop.refresh()
             tunnel.session.goaway(Code.NO_ERROR, reason)
             self._loop.touch(tunnel)
 
     def tick(self) -> None:
         """About once a second: heartbeats, idle and expired tunnels."""
         now, wall = self._loop.now, clock.now()
-        # A stream that the peer opens just now must not meet a closed door: closing waits a tick after the goodbye.
-        retired_before = set(self._retired)
         for tunnel in self.all():
-            self._loop.guarded(tunnel, partial(self._look_after, tunnel, now, wall, tunnel in retired_before))
+            self._loop.guarded(tunnel, partial(self._look_after, tunnel, now, wall))
 
-    def _look_after(self, tunnel: Tunnel, now: float, wall: float, was_retired: bool) -> None:
+    def _look_after(self, tunnel: Tunnel, now: float, wall: float) -> None:
         tunnel.tick(now)
         if tunnel.peer.not_after + limits.CLOCK_TOLERANCE < wall:
             self.retire(tunnel, "the peer's certificate has ended")
         if tunnel.session.streams:
             return
-        if was_retired:
+        retired = self._retired.get(tunnel)
+        if retired is not None:
+            # A stream that the peer opens just now must not meet a closed door.
+            if now - retired < limits.GOODBYE_GRACE:
+                return
             tunnel.close(Code.NO_ERROR, "idle")
         elif now - tunnel.last_used > limits.TUNNEL_IDLE:
             self.retire(tunnel, "idle")

@@ -8,6 +8,7 @@ not the identity. This file knows nothing of how certificates are asked for.
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,9 +21,14 @@ from bridge.errors import PeerRefused
 from bridge.identity import certificates
 from bridge.identity.certificates import PrivateKey
 from bridge.identity.verify import PeerIdentity, parse_peer, read_leaf
-from inventory.errors import InputError
+from inventory.errors import InputError, Unavailable
 from inventory.home import read_secret, write_secret
 from inventory.names import SpiffeId
+
+_MEND = (
+    "put the file back from a backup; a host can also be enrolled again: `host token NAME` in the operator's home, "
+    "then `agent join` here"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +47,19 @@ def load_identity(path: Path) -> Identity:
         InputError: others can read the file, or it is not a key with its certificate.
         Unavailable: it is not there, or cannot be read.
     """
-    content = read_secret(path)
     where = str(path)
     try:
-        text = content.decode("ascii")
-    except UnicodeDecodeError:
-        raise InputError("it is not an identity file", where=where) from None
-    chain = certificates.parse_certificates(text, where=where)
-    return _identity(certificates.parse_private_key(text, where=where), chain, where)
+        content = read_secret(path)
+    except Unavailable as exc:
+        if path.parent.is_dir() and os.access(path.parent, os.X_OK) and not path.exists():
+            raise Unavailable(exc.what, where=where, hint=_MEND) from None
+        raise
+    try:
+        text = content.decode("ascii", "replace")
+        chain = certificates.parse_certificates(text, where=where)
+        return _identity(certificates.parse_private_key(text, where=where), chain, where)
+    except InputError as exc:
+        raise InputError(exc.what, where=where, hint=_MEND) from None
 
 
 def store_identity(

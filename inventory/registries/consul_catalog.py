@@ -71,12 +71,13 @@ class ConsulCatalog:
 
     # --- the lock -----------------------------------------------------------------------------------------------------
 
-    async def acquire(self) -> None:
-        """Waits until this gateway may write."""
+    async def acquire(self, stands_by: Callable[[], None]) -> None:
+        """Waits until this gateway may write; `stands_by` is told each time that another one is seen to."""
         while not await self._is_held():
             holder, index = await self._holder()
             while holder is not None:
                 self.writer = holder
+                stands_by()
                 holder, index = await self._holder(index=index)
                 await trio.sleep(LOCK_PAUSE)
             await self._try_lock()

@@ -5,8 +5,6 @@ From a copy of the source whose version is changed between two reloads; one that
 
 from __future__ import annotations
 
-import compileall
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,28 +12,12 @@ from pathlib import Path
 import pytest
 
 from tests.support import estate as estates
-from tests.support.estate import OPERATOR, ROOT, Estate
+from tests.support.estate import OPERATOR, Estate
+from tests.support.installed import Installed
 from tests.support.pair import CLIENT, SERVER, start_pair, status, wait_connected, worker_pids
 from tests.support.traffic import Backend, Load, ask, eventually, hold, is_alive, session, work
 
 NODES = (CLIENT, SERVER, OPERATOR)
-PACKAGES = ("agents", "bridge", "cli", "inventory")
-
-
-class Installed:
-    """The program on disk."""
-
-    def __init__(self, place: Path) -> None:
-        self.place = place
-        for package in PACKAGES:
-            shutil.copytree(ROOT / package, place / package, ignore=shutil.ignore_patterns("__pycache__"))
-        compileall.compile_dir(place, quiet=1)
-        self.version("1.0.0")
-
-    def version(self, number: str) -> None:
-        info = self.place / "meshbridge-1.dist-info"
-        info.mkdir(exist_ok=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: meshbridge\nVersion: {number}\n")
 
 
 @pytest.fixture

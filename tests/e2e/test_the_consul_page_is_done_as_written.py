@@ -16,8 +16,16 @@ from pathlib import Path
 import pytest
 
 from tests.support.consul_program import find_consul
-from tests.support.consul_server import DOCUMENT, ConsulServer, documented_policy, new_consul
+from tests.support.consul_server import (
+    DOCUMENT,
+    ConsulServer,
+    documented_catalog_policy,
+    documented_policy,
+    new_consul,
+)
 from tests.support.estate import OPERATOR, ROOT, Estate
+from tests.support.pair import status
+from tests.support.traffic import eventually
 
 COMMAND_TIMEOUT = 30
 
@@ -88,7 +96,9 @@ class Page:
 def test_the_consul_page_is_done_as_written(estate: Estate, own_consul: ConsulServer) -> None:
     page = Page(estate, own_consul)
     (estate.path / "meshbridge.hcl").write_text(documented_policy())
-    page.consul("consul acl policy create")
+    (estate.path / "meshbridge-catalog.hcl").write_text(documented_catalog_policy("corp.internal"))
+    page.consul("consul acl policy create -name meshbridge ")
+    page.consul("consul acl policy create -name meshbridge-catalog ")
     made = page.consul("consul acl token create")
     page.token_file.touch(0o600)
     page.token_file.write_text(re.findall(r"SecretID: +(\S+)", made)[0] + "\n")
@@ -98,6 +108,11 @@ def test_the_consul_page_is_done_as_written(estate: Estate, own_consul: ConsulSe
     estate.start_gateway()
     estate.add_host("vm1")
     estate.start_agent("vm1")
+    eventually(
+        lambda: "meshbridge_corp.internal_vm1" in str(own_consul.ask("GET", "/v1/catalog/nodes")),
+        what="Consul shows vm1",
+    )
+    assert {warning["code"] for warning in status(estate, OPERATOR)["warnings"]} == {"no-policy"}
     assert estate.terminate(OPERATOR) == 0
 
     page.meshbridge("meshbridge --home op registry copy --from consul")

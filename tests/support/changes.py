@@ -12,6 +12,7 @@ import random
 import threading
 import time
 from collections import Counter
+from itertools import count
 from pathlib import Path
 
 from tests.support.operator_shell import Answer, OperatorShell
@@ -26,6 +27,9 @@ Key = tuple[str, ...]
 Value = str | None
 GONE = None
 THERE, REVOKED = "there", "revoked"
+_changers = count(1)
+"""Two that change one estate after each other give no name twice: a service may well be on two hosts, and is one thing
+in the model."""
 
 
 class Model:
@@ -74,6 +78,7 @@ class Changes:
         self._hosts = hosts
         self._rules = rules
         self._caller = caller
+        self._who = next(_changers)
         self._numbers = 0
         self._last = time.monotonic()
         self._stop = threading.Event()
@@ -96,7 +101,7 @@ class Changes:
 
     def _fresh(self, word: str) -> str:
         self._numbers += 1
-        return f"{word}-{self._numbers}"
+        return f"{word}-{self._who}-{self._numbers}"
 
     def _add_host(self) -> None:
         name = self._fresh("host")

@@ -279,5 +279,5 @@ def options(place: ConsulPlace) -> list[str]:
     found = [word for address in place.addresses for word in ("--consul-address", address)]
     found += ["--consul-prefix", place.prefix]
     found += ["--consul-token-file", place.token_file] if place.token_file else []
-    found += ["--consul-catalog"] if place.catalog else []
+    found += ["--consul-catalog" if place.catalog else "--no-consul-catalog"]
     return found + (["--consul-ca", place.ca_file] if place.ca_file else [])

@@ -57,6 +57,7 @@ class TrustDomain:
             self.directory / f"{certificates.key_hash(key.public_key())[:12]}-{len(list(self.directory.iterdir()))}.pem"
         )
         path.write_text(certificates.private_key_pem(key) + "".join(chain))
+        path.chmod(0o600)
         return path
 
 

@@ -271,6 +271,8 @@ class Load:
         self.failures: list[str] = []
         self.failed_from: list[float] = []
         """When each of the failed requests began (time.monotonic)."""
+        self.slowest = 0.0
+        """Seconds that the longest of all took, however it ended."""
         self._place = (address, port)
         self._interval = clients / rate if rate else 0.0
         self._changed = threading.Condition()
@@ -290,6 +292,7 @@ class Load:
             except RequestFailed as exc:
                 name, failure = "", str(exc)
             with self._changed:
+                self.slowest = max(self.slowest, time.monotonic() - began)
                 if failure:
                     self.failures.append(failure)
                     self.failed_from.append(began)

@@ -26,6 +26,8 @@ def test_an_error_arrives_as_it_was_raised(kind: type[MeshError]) -> None:
     error = answer.error.error()
     assert type(error) is kind
     assert (error.what, error.where, error.hint) == ("it is so", "there", "do this")
+    bare = encode_line(Answer(False, error=WireError.of(kind("it is so"))))
+    assert b"hint" not in bare and b"where" not in bare, "what there is not is not said to be empty"
 
 
 def test_an_unknown_exit_code_is_our_bug() -> None:

@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from agents.operating.policy import matching_nothing
+from inventory.authority.bodies import ClientBody
+from inventory.model import Client
+from tests.support.authority import Chain, gateway, imported
 from tests.support.cli import CommandLine, copy_of, operator_home
+from tests.support.estates import rule
 
 POLICY = """\
 # who reads what
@@ -56,7 +61,41 @@ def test_check_needs_no_estate(tmp_path: Path) -> None:
         "allow": 2,
         "deny": 1,
         "observed": 0,
+        "unmatched": None,
     }
+
+
+TYPOS = """
+[[allow]]
+name = "slips"
+from = ["host:biling-1", "host:billing-*"]
+to = ["legder", "ledger", "mail"]
+"""
+
+
+def test_check_warns_by_name_of_what_the_estate_does_not_have(op: CommandLine) -> None:
+    said = op.ok("policy", "check", "-", input=TYPOS).err
+    assert "note: allow 'slips': no host is host:biling-1 (yet)" in said
+    assert "note: allow 'slips': no service is legder (yet)" in said
+    assert "good: 1 rule" in said and "billing-*" not in said
+    unmatched = ["no host is host:biling-1", "no service is legder", "no service is mail"]
+    checked = op.ok("-o", "json", "policy", "check", "-", input=TYPOS).json
+    assert checked["ok"] is True and checked["unmatched"] == [f"allow 'slips': {text}" for text in unmatched]
+    assert op.ok("-o", "json", "policy", "apply", "-", input=TYPOS).json["unmatched"] == checked["unmatched"]
+
+
+def test_check_is_good_where_the_estate_cannot_be_read(op: CommandLine) -> None:
+    (op.home / "registry.db").write_bytes(b"no database" * 1000)
+    said = op.ok("policy", "check", "-", input=TYPOS).err
+    assert "not compared with the estate" in said and "good: 1 rule" in said
+
+
+def test_what_a_gateway_imports_is_in_the_estate() -> None:
+    known = ClientBody(client=Client(name="lpar7", gateways=("gw1",)))
+    state = Chain(gateway("gw1"), imported("mail", "gw1", labels={"tier": "back"}), known).state
+    rules = (rule("a", "allow", "client:*", "mail"), rule("b", "allow", "client:*", "label:tier=back"))
+    assert matching_nothing(rules, state) == []
+    assert matching_nothing([rule("c", "deny", "client:*", "label:tier=front")], state) != []
 
 
 def test_check_lists_every_problem(tmp_path: Path) -> None:

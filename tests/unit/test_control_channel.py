@@ -82,6 +82,7 @@ FROM_HOST: list[m.FromHost] = [
     m.Renew(id=1, csr=b"csr"),
     m.PathWanted(id=1, peer="vm2"),
     m.Streams(id=1, streams=(FLOW,), count=1),
+    m.Returning(),
 ]
 FROM_GATEWAY: list[m.FromGateway] = [
     m.Welcome(gateway="gw1", now=1.5),

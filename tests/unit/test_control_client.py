@@ -376,6 +376,28 @@ async def test_whoever_needs_a_link_that_is_just_being_opened_or_was_just_lost_c
         assert seen == [True, True, True]
 
 
+async def test_f10_who_takes_leave_hears_the_gateway_out_and_does_not_come_back(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with wire() as w:
+        end = await w.up()
+        gone = trio.Event()
+
+        async def leave() -> None:
+            await w.link.take_leave()
+            gone.set()
+
+        nursery.start_soon(leave)
+        assert await end.receive() == m.Returning()
+        await end.send(m.DialBack(ticket="t", peer="vm2"))
+        await settled()
+        assert w.agent.dial_backs == [m.DialBack(ticket="t", peer="vm2")] and not gone.is_set()
+        end.close()
+        await gone.wait()
+        await trio.sleep(60)
+        assert w.attempts == 1 and not w.link.connected
+
+
 async def test_nobody_waits_for_a_link_that_has_been_down_for_long(autojump_clock: trio.testing.MockClock) -> None:
     async with wire() as w:
         began = trio.current_time()

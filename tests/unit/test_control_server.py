@@ -554,6 +554,29 @@ async def test_a_host_that_does_not_come_back_is_waited_for_a_moment_only(
         assert trio.current_time() - began == pytest.approx(limits.LINK_PATIENCE)
 
 
+async def test_f10_a_host_that_said_that_it_will_be_back_is_waited_for_longer(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with town() as t:
+        a, b = await t.join("vm2"), await t.join("vm1")
+        t.gateway.expected.add("vm1")
+        await b.send(m.Returning())
+        with pytest.raises(ControlLost):
+            while True:
+                await b.receive()
+        await a.send(m.PathWanted(id=3, peer="vm1"))
+        await trio.sleep((limits.LINK_PATIENCE + limits.RETURN_PATIENCE) / 2)
+        again = t.dial("vm1")
+        await again.send(m.Hello(version="2", epoch=2, number=1))
+        assert await a.receive() == m.PathOffered(id=3, ticket="ticket of vm2")
+        again.close()  # without a word this time
+        await trio.sleep(0.001)
+        began = trio.current_time()
+        await a.send(m.PathWanted(id=4, peer="vm1"))
+        assert isinstance(await a.receive(), m.PathRefused)
+        assert trio.current_time() - began == pytest.approx(limits.LINK_PATIENCE)
+
+
 async def test_who_was_asked_to_connect_by_a_session_that_died_is_asked_again_by_the_next() -> None:
     async with town() as t:
         a, b = await t.join("vm2"), await t.join("vm1")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from tests.support.changes import GONE, REVOKED, THERE, Model
+import random
+from pathlib import Path
+from typing import cast
+
+from tests.support.changes import GONE, REVOKED, THERE, Changes, Model
 from tests.support.consul_estate import CALLER, SERVED, Failure
 from tests.support.faults import Window, through
+from tests.support.operator_shell import OperatorShell
 
 
 def test_what_was_acknowledged_must_be_there() -> None:
@@ -30,6 +35,18 @@ def test_what_was_not_answered_may_be_there_until_the_next_one_was() -> None:
     assert model.differences({("policy",): "three"}) == [], "it may be gone"
     model.attempt(("host", "a"), GONE, acknowledged=True)
     assert model.differences({("policy",): "three", ("host", "a"): THERE})
+
+
+def test_two_that_change_one_estate_after_each_other_name_nothing_alike(tmp_path: Path) -> None:
+    def named() -> set[tuple[str, ...]]:
+        shell = cast(OperatorShell, lambda *_: (0, "", ""))
+        changes = Changes(shell, random.Random(1), tmp_path / "policy", hosts=["vm1"], rules="", caller="vm3")
+        for _ in range(20):
+            changes.change_something()
+        return changes.model.may_be.keys() - {("policy",)}
+
+    first, second = named(), named()
+    assert first and second and not first & second
 
 
 def test_a_failure_is_explained_by_what_was_broken_while_it_was_under_way() -> None:

@@ -57,6 +57,14 @@ def test_json_lines_for_machines_text_for_people() -> None:
     assert not wants_json({}, True)
 
 
+def test_a_hint_that_is_empty_is_left_out() -> None:
+    out = start()
+    for hint in ("", "do this"):
+        get_logger().error("reload refused", hint=hint, reason="")
+    assert ["hint" in line for line in out.decoded()] == [False, True]
+    assert out.decoded()[0]["reason"] == "", "only hints"
+
+
 def test_a_json_line_starts_with_when_how_bad_and_what() -> None:
     out = start()
     get_logger(node="vm1").warning("tunnel refused", peer="vm2", bytes=5)

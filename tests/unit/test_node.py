@@ -14,6 +14,7 @@ import trio.testing
 
 from agents.estate import HomeConfig
 from agents.handover import Inherited
+from agents.lifecycle import Lifecycle
 from agents.node import Node, longest_retry, renewal_wait
 from agents.stream_questions import StreamQuestions
 from agents.workers import messages as m
@@ -104,6 +105,8 @@ class FakeWorkers(list[FakeWorker]):
 
     renew: Any = None
     leave: Any = None
+
+    async def all_said(self) -> None: ...
 
     def status(self) -> list[Any]:
         return []
@@ -295,6 +298,21 @@ async def test_another_version_takes_over_only_when_it_can_start(
         assert node.last_reload.endswith("reload again")
         assert not node.replaced_by and not left and renewed == ["renewed"]
     held: list[str] = []
+    monkeypatch.setattr("agents.node.handover.probe", lambda: None)
+    monkeypatch.setattr("agents.node.handover.hold_signals", lambda: held.append("held"))
+    said: list[bool] = []
+
+    async def say() -> None:
+        said.append(node.leaves)
+        node.lifecycle.drain()
+
+    monkeypatch.setattr(node, "before_replacement", say)
+    await node._renew_workers()
+    assert said == [True] and not node.leaves, "and what cannot be answered is not left unanswered"
+    assert not node.replaced_by and not left and not held, "it was told to end meanwhile"
+    node.lifecycle = Lifecycle()
+    monkeypatch.undo()
+    monkeypatch.setattr("agents.node.handover.installed_version", lambda: "9.9.9")
     monkeypatch.setattr("agents.node.handover.probe", lambda: None)
     monkeypatch.setattr("agents.node.handover.hold_signals", lambda: held.append("held"))
     async with trio.open_nursery() as nursery:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
@@ -91,9 +92,13 @@ class Supervised:
     ended: list[int] = field(default_factory=list)
     starts: int = 0
     hear: Callable[[m.FromWorker], None] | None = None
+    away: trio.Event | None = None
+    """Until it is set, nobody finds the way to the node."""
     start_error: OSError | None = None
     held: set[int] = field(default_factory=set)
     workers: DataWorkers = field(init=False)
+    asker: DataWorkerProcess = field(init=False)
+    """Who said something last."""
     _begun: trio.Event = field(default_factory=trio.Event)
 
     def __post_init__(self) -> None:
@@ -107,7 +112,12 @@ class Supervised:
     def worker_ended(self, worker: DataWorkerProcess) -> None:
         self.ended.append(worker.pid)
 
+    async def reachable(self) -> None:
+        if self.away is not None:
+            await self.away.wait()
+
     async def worker_said(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
+        self.asker = worker
         self.said.append(message)
         for sock in socks:
             sock.close()
@@ -508,9 +518,7 @@ async def test_f10_workers_go_over_to_another_program_and_end_when_its_own_are_r
         assert after.said == [m.Notice(event="still", text="here")], "answers are not to questions of ours"
         after.workers.know(authority(1))
         await after.started[0].start()
-        with pytest.raises(ChannelClosed):
-            await old.hear()
-        assert not old.channel.is_gone, "it takes that as its time to end, and still says what it carried"
+        assert await old.hear() == m.Retire(), "and nothing else of what the others were told"
         await old.channel.send(m.Notice(event="the", text="last"))
         assert [row["state"] for row in after.workers.status()] == ["serving", "ending"]
         old.channel.close()
@@ -519,6 +527,92 @@ async def test_f10_workers_go_over_to_another_program_and_end_when_its_own_are_r
         assert [row["state"] for row in after.workers.status()] == ["serving"]
         nursery.cancel_scope.cancel()
     sock.close()
+
+
+def inherit(monkeypatch: pytest.MonkeyPatch, **left: Any) -> tuple[LeftWorker, FakeWorker]:
+    """A worker that another program left."""
+    ours, theirs = socket.socketpair()
+    process = FakeWorker(4711, Channel(theirs, m.ToWorker))
+    monkeypatch.setattr("agents.supervisor.InheritedProcess", lambda _: process)
+    return LeftWorker(pid=4711, channel=ours.detach(), **{"unread": b"", "streams": 3, **left}), process
+
+
+async def test_f10_an_old_worker_goes_on_until_others_find_the_way_to_the_new_ones(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+) -> None:
+    left, old = inherit(monkeypatch)
+    async with trio.open_nursery() as nursery:
+        made = Supervised(1, inherited=(left,), away=trio.Event())
+        nursery.start_soon(made.workers.run)
+        await settled()
+        await made.started[0].start()
+        with trio.move_on_after(60):
+            raise AssertionError(f"it was told {await old.hear()}")
+        assert made.away is not None
+        made.away.set()
+        assert await old.hear() == m.Retire()
+        nursery.cancel_scope.cancel()
+
+
+async def test_f10_what_an_old_worker_asks_or_was_not_answered_yet_is_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has connections that wait for a path, and nobody else to ask."""
+    whole = m.PathFailed(peer="vm2", reason="no")
+    half = len(body := msgspec.msgpack.encode(whole)).to_bytes(4, "big") + body
+    left, old = inherit(monkeypatch, paths={"vm3": ("gw1",)}, unsent=half[7:])
+    async with trio.open_nursery() as nursery:
+        made = Supervised(1, inherited=(left,))
+        nursery.start_soon(made.workers.run)
+        await settled()
+        assert made.said == [m.PathNeeded(peer="vm3", avoid=("gw1",))]
+        # What the program before had begun to tell it is told to the end.
+        old.channel.put_back(half[:7], b"")
+        found = m.PathFound(peer="vm3", gateway="gw2", address="10.0.0.1:1", ticket="t")
+        made.asker.answer(found)
+        assert [await old.hear(), await old.hear()] == [whole, found]
+        await old.channel.send(m.PathNeeded(peer="vm4"))
+        await settled()
+        assert made.said[1:] == [m.PathNeeded(peer="vm4")]
+        made.workers.tell_all(m.LeaveGateway(gateway="gw1", reason="r"))
+        made.asker.answer(m.PathFailed(peer="vm4", reason="none"))
+        assert await old.hear() == m.PathFailed(peer="vm4", reason="none")
+        nursery.cancel_scope.cancel()
+
+
+async def test_an_old_worker_that_cannot_be_understood_is_told_to_end_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left, old = inherit(monkeypatch, unread=b"\x00\x00\x00\x04what")
+    async with trio.open_nursery() as nursery:
+        made = Supervised(1, inherited=(left,))
+        nursery.start_soon(made.workers.run)
+        await settled()
+        await made.started[0].start()
+        with pytest.raises(ChannelClosed):
+            await old.hear()
+        assert not old.channel.is_gone and not made.ended
+        nursery.cancel_scope.cancel()
+
+
+async def test_f10_what_was_asked_and_not_answered_goes_over() -> None:
+    async with supervised() as made:
+        [worker] = made.started
+        await worker.start()
+        await worker.channel.send(m.PathNeeded(peer="vm2"))
+        await settled()
+        made.asker.paths["vm2"] = ()
+        made.asker.paths["vm3"] = ()
+        made.asker.answer(m.PathFailed(peer="vm3", reason="no"))
+        made.workers.know(authority(1))
+        with trio.fail_after(1):
+            await made.workers.all_said()
+        made.workers.leave()
+    _, [left] = made.workers.left()
+    assert left.paths == {"vm2": ()} and not left.unsent
+    assert await worker.hear() == m.PathFailed(peer="vm3", reason="no") and await worker.hear() == authority(1)
+    worker.channel.close()
+    os.close(left.channel)
 
 
 @pytest.mark.parametrize("less", [True, False])
