@@ -173,6 +173,8 @@ SSH_CERTIFICATE_LIFETIME = 3600.0
 """A gateway's user certificates: whoever steals one has it for so long (C14). They are renewed at half of it."""
 CREDENTIAL_MAX = 64 * KIB
 """A sealed private key, in base64; the largest that ssh-keygen makes (RSA with 16,384 bits) has 13 KB."""
+GATEWAY_KEYS_MAX_BYTES = 64 * KIB
+"""What a gateway publishes of its keys: some 3 KiB, most of it its certificates."""
 LAST_HOP_LINE_MAX = 4 * KIB
 """The line with which a data worker asks the ssh worker for a channel, and the answer."""
 LAST_HOP_QUEUE_WAIT = 0.02

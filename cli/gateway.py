@@ -131,6 +131,33 @@ def show(app: App, name: str) -> None:
     print_fields({**msgspec.to_builtins(view), **times})
 
 
+@gateway.command("ssh-ca", epilog="Example: meshbridge gateway ssh-ca gw1 | ssh root@aix1 'cat >> /etc/ssh/bridge_ca'")
+@click.argument("name", required=False)
+@pass_app
+def ssh_ca(app: App, name: str | None) -> None:
+    """Print the public key of the gateway's own ssh certificate authority, by which it logs in to agentless hosts.
+
+    On such a host: `TrustedUserCAKeys FILE` in sshd_config, or one line in that user's authorized_keys,
+    `cert-authority` and the key. Without NAME: the gateway of this home, or the only one.
+    """
+    from agents.estate import operate
+    from agents.operating.reaches import keys_of_gateway, one_gateway
+    from inventory.names import parse_gateway
+
+    canonical = parse_gateway(name) if name is not None else None
+
+    async def work() -> tuple[str, str]:
+        async with operate(app.home) as operator:
+            chosen = one_gateway(operator, canonical)
+            return chosen, (await keys_of_gateway(operator, chosen)).ssh_ca
+
+    chosen, line = run(work)
+    if app.is_json:
+        print_json({"gateway": chosen, "ssh_ca": line})
+    else:
+        click.echo(f"{line} meshbridge-{chosen}")
+
+
 @gateway.command(epilog="Example: meshbridge gateway remove gw2")
 @click.argument("name")
 @pass_app

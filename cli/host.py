@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import moment, print_fields, print_json, print_table
+from cli.reach_options import reach_options, record_agentless
 from cli.tokens import ttl_option
 from cli.values import LABEL, SERVICE, SITE, duration, labels_of
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @click.group()
 def host() -> None:
-    """Hosts: record, invite, drain, revoke, remove."""
+    """Hosts: record, invite or reach, drain, revoke, remove."""
 
 
 @host.command(epilog="Example: meshbridge host add vm1 --label role=web --site dc1 --serve shop")
@@ -37,20 +38,25 @@ def host() -> None:
 )
 @click.option("--replace", is_flag=True, help="If it is on record: take away the labels, site, services not given.")
 @ttl_option
+@reach_options
 @pass_app
 def add(
     app: App,
+    /,
     name: str,
     labels: tuple[tuple[str, str], ...],
     site: str | None,
     serves: tuple[str, ...],
     replace: bool,
     ttl: float,
+    **reach: Any,
 ) -> None:
     """Record the host NAME and print a token for it: one use, and nothing else on stdout.
 
     A host that is on record keeps what is not given: repeating the command prints a fresh token and changes nothing
     else. What is given replaces what was: one --label, all its labels; one --serve, all its services.
+
+    With --reach and --via no agent runs on it: that gateway reaches it, over ssh, TCP or TLS, and there is no token.
     """
     from agents.estate import operate
     from agents.operating.hosts import FIELDS, add_host, new_host
@@ -59,6 +65,9 @@ def add(
     record = new_host(parse_host(name), labels=labels_of(labels), site=site, serves=serves)
     given = {"labels": labels, "site": site, "serves": serves}
     named = FIELDS if replace else [field for field in FIELDS if given[field]]
+    if any(reach.values()):
+        record_agentless(app, record, named, anew=replace, **reach)
+        return
 
     async def work() -> Invitation:
         async with operate(app.home) as operator:
@@ -105,7 +114,7 @@ def _print_token(app: App, invitation: Invitation) -> None:
 @host.command("list", epilog="Example: meshbridge -o json host list")
 @pass_app
 def list_hosts(app: App) -> None:
-    """List the hosts on record: online or away where the gateway runs on this home, else only that they enrolled."""
+    """List the hosts on record: online or away where a gateway that reaches them runs on this home."""
     from agents.estate import inspect
     from agents.operating.hosts import view_hosts, with_presence
 
@@ -117,8 +126,8 @@ def list_hosts(app: App) -> None:
     if app.is_json:
         print_json(views)
         return
-    rows = [(v.name, v.state_now, v.site, v.labels, v.serves, len(v.instances)) for v in views]
-    print_table(("NAME", "STATE", "SITE", "LABELS", "SERVES", "INSTANCES"), rows)
+    rows = [(v.name, v.state_now, v.via, v.site, v.labels, v.serves, len(v.instances)) for v in views]
+    print_table(("NAME", "STATE", "VIA", "SITE", "LABELS", "SERVES", "INSTANCES"), rows)
 
 
 @host.command(epilog="Example: meshbridge host show vm1")

@@ -27,7 +27,10 @@ from inventory.home import check_secret
 
 State = Literal["ok", "warn", "fail"]
 
-_SECRETS = ("operator.key", "root.key", "issuer.pem", "identity.pem", "registry.db", "kept.db", "enrolment.pending")
+_SECRETS = (
+    "operator.key", "root.key", "issuer.pem", "identity.pem", "seal.key", "ssh_ca.key", "registry.db", "kept.db",
+    "enrolment.pending",
+)  # fmt: skip
 
 
 class Finding(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -18,6 +19,7 @@ from agents.estate import Operator
 from agents.knowledge.key_holders import keys_of
 from agents.operating.invitations import Invitation, invite
 from bridge import limits
+from bridge.identity.ssh_keys import shown_keys
 from inventory.authority import (
     AuthorityState,
     Body,
@@ -25,6 +27,7 @@ from inventory.authority import (
     HostBody,
     InstanceBody,
     InviteBody,
+    ReachBody,
     Refusal,
     RevokeBody,
     read_refusals,
@@ -32,7 +35,7 @@ from inventory.authority import (
 )
 from inventory.authority.enrolments import RECORD_MAX_BYTES
 from inventory.errors import AnswerIsNo, InputError, MeshError
-from inventory.model import Host, Instance
+from inventory.model import Host, Instance, Reach
 from inventory.names import SpiffeId, shown
 from inventory.registries.interface import Registry
 from inventory.strict_json import decode
@@ -71,6 +74,7 @@ async def add_host(
     def record(state: AuthorityState) -> list[Body]:
         before = state.hosts.get(host.name)
         after = host
+        _refuse_token(before)
         if before is not None:
             after = msgspec.structs.replace(before, **{name: getattr(host, name) for name in named})
             changes[:] = _differences(before, after)
@@ -78,6 +82,14 @@ async def add_host(
 
     invitation = await invite(operator, "host", host.name, ttl=ttl, first=record, message=f"host add {host.name}")
     return replace(invitation, changes=tuple(changes))
+
+
+def _refuse_token(host: Host | None) -> None:
+    """Raises AnswerIsNo for a host on which no agent runs."""
+    if host is not None and host.via is not None:
+        hint = f"change it with: meshbridge host add {host.name} --reach URL --via {host.via}"
+        what = f"host {host.name} has no token: gateway {host.via} reaches it, and no agent runs there"
+        raise AnswerIsNo(what, hint=hint)
 
 
 def _differences(before: Host, after: Host) -> list[str]:
@@ -97,7 +109,7 @@ async def invite_host(operator: Operator, name: str, *, ttl: float = limits.TOKE
     """A fresh token for a host on record; older ones stop working. Raises AnswerIsNo when there is no such host."""
 
     def check(state: AuthorityState) -> list[Body]:
-        known_host(state, name)
+        _refuse_token(known_host(state, name))
         return []
 
     return await invite(operator, "host", name, ttl=ttl, first=check, message=f"host token {name}")
@@ -149,8 +161,10 @@ async def remove_host(operator: Operator, name: str) -> list[Instance]:
     def decide(state: AuthorityState) -> list[Body]:
         host = known_host(state, name)
         removed[:] = [instance for instance in state.instances.values() if instance.host == name]
+        reach = state.reaches.get(name)
         return [
             *(InstanceBody(instance=instance, removed=True) for instance in removed),
+            *([ReachBody(reach=reach, removed=True)] if reach is not None else []),
             HostBody(host=host, removed=True),
         ]
 
@@ -170,7 +184,7 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     state: str
-    """enrolled, invited, expired (its token), draining, revoked."""
+    """enrolled, invited, expired (its token), agentless, draining, revoked."""
     site: str | None
     labels: dict[str, str]
     serves: tuple[str, ...]
@@ -183,13 +197,23 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     token_expires_at: int | None
     """Of the newest token, as long as it can be used."""
     instances: tuple[Instance, ...]
+    via: str | None = None
+    """Of an agentless host: the gateway that reaches it ..."""
+    reach: str | None = None
+    """... at this url ..."""
+    host_keys: tuple[str, ...] = ()
+    """... where only these keys are accepted ..."""
+    login: str | None = None
+    """... and how it logs in."""
+    crypto: str | None = None
+    """What old cryptography is allowed on the way there, by whom and until when."""
     presence: str | None = None
     """online or away, by the word of the gateway that runs on this home; None when none does, or it was never here."""
 
     @property
     def state_now(self) -> str:
         """One word for people: `state`, and for an enrolled host whether it is there, as `status` says it."""
-        return self.presence if self.state == "enrolled" and self.presence is not None else self.state
+        return self.presence if self.state in ("enrolled", "agentless") and self.presence is not None else self.state
 
 
 async def with_presence(views: Sequence[HostView], home: Path) -> list[HostView]:
@@ -200,7 +224,7 @@ async def with_presence(views: Sequence[HostView], home: Path) -> list[HostView]
         return list(views)
     return [
         view
-        if view.enrolled_at is None
+        if view.enrolled_at is None and view.via is None
         else msgspec.structs.replace(view, presence="online" if known.get(view.name, {}).get("online") else "away")
         for view in views
     ]
@@ -250,6 +274,8 @@ def _view(
     return HostView(
         name=host.name,
         state=_state_word(host, revoked, enrolment, usable),
+        via=host.via,
+        **_reach_fields(state.reaches.get(host.name)),
         site=host.site,
         labels=host.labels,
         serves=host.serves,
@@ -263,11 +289,27 @@ def _view(
     )
 
 
+def _reach_fields(reach: Reach | None) -> dict[str, Any]:
+    if reach is None:
+        return {}
+    how = "a key, sealed" if reach.credential is not None else f"certificates of {reach.gateway}'s ssh CA"
+    allowance = reach.allowance
+    allowed = f"{', '.join(allowance.profiles)} until {allowance.until} ({allowance.owner})" if allowance else None
+    return {
+        "reach": reach.url,
+        "host_keys": tuple(shown_keys(reach.host_keys)),
+        "login": how if reach.url.startswith("ssh://") else None,
+        "crypto": allowed,
+    }
+
+
 def _state_word(host: Host, revoked: RevokeBody | None, enrolment: Enrolment | None, usable: bool) -> str:
     if revoked is not None:
         return "revoked"
     if host.draining is not None:
         return "draining"
+    if host.via is not None:
+        return "agentless"
     if enrolment is not None:
         return "enrolled"
     return "invited" if usable else "token expired"

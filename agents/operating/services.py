@@ -16,6 +16,7 @@ from inventory.endpoints import parse_endpoint
 from inventory.errors import AnswerIsNo, InputError
 from inventory.model import Import, Instance
 from inventory.names import shown
+from inventory.reach import why_target_refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +144,10 @@ async def add_service(operator: Operator, instance: Instance) -> Placed:
 
     def decide(state: AuthorityState) -> list[Body]:
         known_host(state, instance.host)
+        reach = state.reaches.get(instance.host)
+        why = why_target_refused(reach, instance.target) if reach is not None else None
+        if why is not None:
+            raise InputError(f"{instance.target} cannot be reached: {why}", where="--target")
         _check_port(state, instance)
         before = state.instances.get(instance.id)
         moved_from[:] = [before.port] if before is not None and before.port != instance.port else []

@@ -166,10 +166,10 @@ def test_host_list_for_people_and_for_scripts(op: CommandLine) -> None:
     (one,) = op.json("host", "list")
     assert set(one) == {
         *("name", "state", "site", "labels", "serves", "draining", "revoked", "enrolled_at", "enrolled_from"),
-        *("key", "token_expires_at", "instances", "presence"),
+        *("key", "token_expires_at", "instances", "presence", "via", "reach", "host_keys", "login", "crypto"),
     }
     table = op.ok("host", "list").out.splitlines()
-    assert table[0].split() == ["NAME", "STATE", "SITE", "LABELS", "SERVES", "INSTANCES"]
+    assert table[0].split() == ["NAME", "STATE", "VIA", "SITE", "LABELS", "SERVES", "INSTANCES"]
     assert table[1].split() == ["vm1", "invited", "dc1", "role=web", "0"]
 
 
