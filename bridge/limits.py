@@ -382,10 +382,36 @@ CHECK_READ_MAX = 64 * KIB
 """Bytes a probe reads from what it checks, headers included (H30)."""
 CHECK_READS_MAX = 512
 """Pieces in which they may come: each one costs us a look at all that came before it."""
+CHECK_INTERVAL_DEAR = 10.0
+CHECK_TIMEOUT_DEAR = 5.0
+"""Of tls, ftp and tn3270 checks, unless told otherwise: each costs the target a process, a session or a signature."""
+CHECK_INTERVAL_SSH = 30.0
+CHECK_INTERVAL_SSH_MIN = 5.0
+"""An sshd since 9.8 counts 1 s against whoever leaves without an attempt to authenticate, and shuts a source out that
+owes 15 s (PerSourcePenalties): at this interval, and several checks of one sshd, nothing adds up (F41)."""
+CHECK_LEAVE = 0.5
+"""How long a check waits, once it knows its answer, for the target to end the connection as well."""
+CHECK_TN3270_SCREEN = 1.0
+"""How long a tn3270 check waits for a first screen, which says that there is an LU behind the negotiation. Some hosts
+wait for the terminal to speak first, so none within this time is no failure."""
+CHECK_TELNET_MAX = 64
+"""Options that a target may raise in a telnet negotiation; real ones raise ten."""
+CHECK_SSH_PACKETS = 64
+"""Packets of a key exchange; a real one takes three, and the rest is padding by which a peer could keep us busy."""
+CHECK_TLS_WARN = 21
+"""Days before the end of a certificate from which on a check that passes says so."""
+CHECK_RATE_PER_HOST = 4.0
+"""Probes a gateway begins per second on one host without an agent, one at a time: what an old box answers besides its
+work. Checks that want more of it are made later, none is dropped."""
+CHECK_TURN_LATE = 10.0
+"""Checks of such a host that wait longer than this for their turn are a warning."""
 CHECK_RISE = 1
 """Successes in a row after which a failing instance passes: recovery within one check (F38)."""
 CHECK_FALL = 2
 """Failures in a row after which a passing instance fails: one lost packet takes nothing out of service."""
+CHECK_WORDS_STEADY = 2
+"""Results in a row with the same new words that make an unchanged verdict be told again with them: words that differ
+each time (a clock in a greeting) are told once."""
 CHECK_JITTER = 0.1
 """An interval is this share longer or shorter each time, so that checks of one host do not beat together."""
 CHECKS_AT_ONCE = 32

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.consul_program import NoConsul, find_consul
+from tests.support.debian_programs import NoProgram, Program, find_program
 from tests.support.estate import Estate
-from tests.support.openssh_program import NoOpenSsh, OpenSsh, find_openssh
 
 settings.register_profile(
     "meshbridge",
@@ -135,9 +135,31 @@ def consul_program() -> Path:
 
 
 @pytest.fixture(scope="session")
-def openssh() -> OpenSsh:
+def openssh() -> Program:
     """A real one, or the test is skipped."""
+    return _program("sshd")
+
+
+@pytest.fixture(scope="session")
+def hercules() -> Program:
+    """A real one, or the test is skipped."""
+    return _program("hercules")
+
+
+@pytest.fixture(scope="session")
+def s3270() -> Program:
+    """A real one, or the test is skipped."""
+    return _program("s3270")
+
+
+@pytest.fixture(scope="session")
+def vsftpd() -> Program:
+    """A real one, or the test is skipped."""
+    return _program("vsftpd")
+
+
+def _program(name: str) -> Program:
     try:
-        return find_openssh()
-    except NoOpenSsh as why:
+        return find_program(name)
+    except NoProgram as why:
         pytest.skip(str(why))

@@ -1,21 +1,24 @@
 """I/O: checks a set of instances, each at its own interval, and reports only what changes. The set may be swapped.
 
-Nothing a target does ends the checker, and no more than CHECKS_AT_ONCE probes run at a time. A probe's result never
-comes after its instance was taken out of the set.
+Nothing a target does ends the checker, and no more than CHECKS_AT_ONCE probes run at a time. Instances with the same
+target and the same check are one probe. A probe's result never comes after its instance was taken out of the set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
 from random import Random
 from typing import NoReturn
 
 import trio
 
-from agents.checks.probes import Outcome, run_probe
-from agents.checks.spec import CheckSpec
+from agents.checks.answers import Outcome
+from agents.checks.kinds import CheckSpec
+from agents.checks.probes import run_probe
 from agents.checks.state import Verdict
+from agents.checks.turns import Turns
 from agents.guards import must_pass
 from bridge import limits
 from bridge.bugs import tell_bug
@@ -25,14 +28,32 @@ from inventory.model import Health
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """One instance to check."""
+    """What is checked of an instance.
+
+    Args:
+        host: the host on which the target is, when that is another one than ours: its probes have a budget.
+    """
 
     spec: CheckSpec
     target: Endpoint
+    host: str = ""
 
 
 Report = Callable[[str, Health], None]
-RunProbe = Callable[[CheckSpec, Endpoint], Awaitable[Outcome]]
+RunProbe = Callable[[Watched], Awaitable[Outcome]]
+
+
+async def probe_directly(watched: Watched) -> Outcome:
+    return await run_probe(watched.spec, watched.target)
+
+
+@dataclass(eq=False, slots=True)
+class _Running:
+    """One probe that is made again and again, and the instances that it speaks for."""
+
+    verdict: Verdict
+    instances: set[str]
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
 
 
 class Checker:
@@ -42,23 +63,28 @@ class Checker:
         report: told the instance's id and its health each time that changes; must not wait. The first result of an
             instance is always a change.
         rng: for the jitter of intervals.
-        probe: asks a target once; tests give their own.
+        probe: asks a target once; a gateway gives one that goes the way of streams, and tests give their own.
     """
 
-    def __init__(self, report: Report, *, rng: Random, probe: RunProbe = run_probe) -> None:
+    def __init__(self, report: Report, *, rng: Random, probe: RunProbe = probe_directly) -> None:
         self._report = report
         self._rng = rng
         self._probe = probe
         self._wanted: dict[str, Watched] = {}
-        self._running: dict[str, tuple[Watched, trio.CancelScope]] = {}
+        self._running: dict[Watched, _Running] = {}
         self._nursery: trio.Nursery | None = None
         self._free = trio.CapacityLimiter(limits.CHECKS_AT_ONCE)
+        self._turns = Turns()
 
     def set_instances(self, instances: Mapping[str, Watched]) -> None:
         """Replaces the set, by instance id. One whose check and target stayed the same keeps its history."""
         self._wanted = dict(instances)
         if self._nursery is not None:
             self._apply(self._nursery)
+
+    def late(self) -> dict[str, float]:
+        """Hosts that have more checks than their budget allows, and by how many seconds the last one was late."""
+        return self._turns.late()
 
     async def run(self) -> NoReturn:
         """Runs until cancelled; call it once."""
@@ -72,36 +98,53 @@ class Checker:
         raise AssertionError("sleep_forever ended")
 
     def _apply(self, nursery: trio.Nursery) -> None:
-        for instance_id, (watched, scope) in list(self._running.items()):
-            if self._wanted.get(instance_id) != watched:
-                scope.cancel()
-                del self._running[instance_id]
+        wanted: dict[Watched, set[str]] = {}
         for instance_id, watched in self._wanted.items():
-            if instance_id not in self._running:
-                scope = trio.CancelScope()
-                self._running[instance_id] = (watched, scope)
-                nursery.start_soon(self._watch, instance_id, watched, scope)
+            wanted.setdefault(watched, set()).add(instance_id)
+        for watched in self._running.keys() - wanted.keys():
+            self._running.pop(watched).scope.cancel()
+        for watched, instances in wanted.items():
+            running = self._running.get(watched)
+            if running is None:
+                verdict = Verdict(rise=watched.spec.rise, fall=watched.spec.fall)
+                running = self._running[watched] = _Running(verdict, instances)
+                nursery.start_soon(self._watch, watched, running)
+                continue
+            joined, running.instances = instances - running.instances, instances
+            if joined and running.verdict.health.state != "unknown":
+                nursery.start_soon(self._tell, watched, running, joined)
+        self._turns.keep({watched.host for watched in wanted})
 
-    async def _watch(self, instance_id: str, watched: Watched, scope: trio.CancelScope) -> None:
-        verdict = Verdict(rise=watched.spec.rise, fall=watched.spec.fall)
-        with scope:
+    async def _tell(self, watched: Watched, running: _Running, instances: set[str]) -> None:
+        """Those that came to a probe which has its verdict already. Not at once: whoever sets instances is not done."""
+        await trio.lowlevel.checkpoint()
+        if self._running.get(watched) is running:
+            for instance_id in sorted(instances & running.instances):
+                self._report(instance_id, running.verdict.health)
+
+    async def _watch(self, watched: Watched, running: _Running) -> None:
+        with running.scope:
             while True:
-                async with self._free:
-                    outcome = await self._ask(instance_id, watched)
-                if scope.cancel_called:
+                async with self._turn(watched.host), self._free:
+                    outcome = await self._ask(watched, running)
+                if running.scope.cancel_called:
                     return
                 stalled = outcome.timed_out and outcome.seconds > watched.spec.timeout + limits.CHECK_LATE
-                changed = None if stalled else verdict.result(outcome.passed, outcome.reason)
+                changed = None if stalled else running.verdict.result(outcome.passed, outcome.reason)
                 if changed is not None:
-                    self._report(instance_id, changed)
+                    for instance_id in sorted(running.instances):
+                        self._report(instance_id, changed)
                 spread = limits.CHECK_JITTER * watched.spec.interval
                 await trio.sleep(watched.spec.interval + self._rng.uniform(-spread, spread))
 
-    async def _ask(self, instance_id: str, watched: Watched) -> Outcome:
+    def _turn(self, host: str) -> AbstractAsyncContextManager[None]:
+        return self._turns.of(host) if host else nullcontext()
+
+    async def _ask(self, watched: Watched, running: _Running) -> Outcome:
         try:
-            return await self._probe(watched.spec, watched.target)
+            return await self._probe(watched)
         except BaseException as exc:  # a bug in one probe must not take the health of all instances with it
             if must_pass(exc):
                 raise
-            tell_bug("check failed by our own bug", exc, instance=instance_id)
+            tell_bug("check failed by our own bug", exc, instance=min(running.instances))
             return Outcome(False, "the check itself failed; see the log")

@@ -4,13 +4,18 @@
     probe     = "tcp" [ ":" ADDR:PORT ]
               | "http:" PATH            GET, judged by its status alone; redirects are never followed
               | "http://" ADDR:PORT PATH
+              | ( "tls" | "ssh" | "ftp" | "tn3270" ) [ ":" ADDR:PORT ]      see docs/operations.md; without logging in
               | "exec:" PROGRAM *( " " ARGUMENT )        quoted as in a shell, run without one; exit code 0 passes
               | exchange *( " " exchange )               in this order over one connection
     exchange  = "send:" STRING | "expect:" STRING        expect passes when the bytes arrive, whatever came before them
     PATH      = "/" … [ ( "?" | "&" ) "expect=" STATUS *( "," STATUS ) ]      at its end; default 200-399
     STATUS    = code | code "-" code                     200, 200-299
     STRING    = '"' … '"' with \\r \\n \\t \\0 \\\\ \\" in the code page, and \\xNN for one byte as it is
-    option    = "interval=" TIME | "timeout=" TIME | "rise=" N | "fall=" N | "ebcdic=" CODE-PAGE
+    option    = "interval=" TIME | "timeout=" TIME | "rise=" N | "fall=" N
+              | "ebcdic=" CODE-PAGE                    of send, expect and screen
+              | "name=" HOST | "warn=" DAYS            of tls: the name to ask for; days before the certificate's end
+              | "key=SHA256:" FINGERPRINT              of ssh: the host key that it must be, as ssh-keygen -l prints it
+              | "device=" TYPE | "lu=" NAME | "screen=" STRING    of tn3270: what to ask for; what its screen must hold
     TIME      = 2, 2s, 500ms, 1m
 
 An address, where one is written, must be the instance's own target: a check reaches nothing else (C38).
@@ -20,6 +25,8 @@ An address, where one is written, must be the instance's own target: a check rea
     exec:/usr/lib/nagios/plugins/check_mq -Q ORDERS;timeout=10s
     expect:"220 " send:"QUIT\\r\\n" expect:"221 "
     send:"PING\\n" expect:"PONG";ebcdic=cp037
+    tn3270;lu=CHECK01;screen="WELCOME TO CICS"
+    tls;name=db.corp;warn=30
 """
 
 from __future__ import annotations
@@ -27,13 +34,26 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NoReturn
 
+from agents.checks.kinds import (
+    CheckSpec,
+    ExchangeProbe,
+    ExecProbe,
+    Expect,
+    FtpProbe,
+    HttpProbe,
+    Probe,
+    Send,
+    SshProbe,
+    TcpProbe,
+    TlsProbe,
+    Tn3270Probe,
+)
 from bridge import limits
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import InputError
-from inventory.names import shown
+from inventory.names import parse_dotted, shown
 
 INTERVAL_MIN, INTERVAL_MAX = 0.1, 3600.0
 TIMEOUT_MIN, TIMEOUT_MAX = 0.1, 60.0
@@ -42,64 +62,46 @@ STEPS_MAX = 32
 CODE_PAGES = ("cp037", "cp273", "cp424", "cp500", "cp875", "cp1026", "cp1140")
 """The EBCDIC code pages that Python knows."""
 
-_OPTIONS = ("interval", "timeout", "rise", "fall", "ebcdic")
+_OPTIONS_OF: dict[str, tuple[type[Probe], ...]] = {
+    "ebcdic": (ExchangeProbe, Tn3270Probe),
+    "name": (TlsProbe,),
+    "warn": (TlsProbe,),
+    "key": (SshProbe,),
+    "device": (Tn3270Probe,),
+    "lu": (Tn3270Probe,),
+    "screen": (Tn3270Probe,),
+}
+_OPTIONS = ("interval", "timeout", "rise", "fall", *_OPTIONS_OF)
+_WORDS: dict[type[Probe], str] = {
+    ExchangeProbe: "send and expect",
+    Tn3270Probe: "tn3270",
+    TlsProbe: "tls",
+    SshProbe: "ssh",
+}
+_BY_NAME: dict[str, Probe] = {
+    "tcp": TcpProbe(),
+    "tls": TlsProbe(),
+    "ssh": SshProbe(),
+    "ftp": FtpProbe(),
+    "tn3270": Tn3270Probe(),
+}
+_PACE: dict[type[Probe], tuple[float, float, float]] = {
+    TlsProbe: (limits.CHECK_INTERVAL_DEAR, limits.CHECK_TIMEOUT_DEAR, INTERVAL_MIN),
+    FtpProbe: (limits.CHECK_INTERVAL_DEAR, limits.CHECK_TIMEOUT_DEAR, INTERVAL_MIN),
+    Tn3270Probe: (limits.CHECK_INTERVAL_DEAR, limits.CHECK_TIMEOUT_DEAR, INTERVAL_MIN),
+    SshProbe: (limits.CHECK_INTERVAL_SSH, limits.CHECK_TIMEOUT_DEAR, limits.CHECK_INTERVAL_SSH_MIN),
+}
+"""Default interval and timeout, and the shortest interval; of all others those of limits.py."""
 _TIME = re.compile(r"(\d{1,6}(?:\.\d{1,3})?)(ms|s|m)?", re.ASCII)
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, None: 1.0}
 _EXPECT = re.compile(r"[?&]expect=([^?&]*)$")
+_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"')
+_DEVICE = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
+_LU = re.compile(r"[A-Z0-9@#$.]{1,17}", re.ASCII)
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]{43}", re.ASCII)
 _EXCHANGE = re.compile(r'(send|expect):"((?:[^"\\]|\\.)*)"(?: +|$)')
 _ESCAPE = re.compile(r"\\(x[0-9a-fA-F]{2}|.)", re.DOTALL)
 _SIMPLE_ESCAPES = {"r": "\r", "n": "\n", "t": "\t", "0": "\0", "\\": "\\", '"': '"'}
-
-
-@dataclass(frozen=True, slots=True)
-class TcpProbe:
-    """Passes when the target accepts a connection."""
-
-
-@dataclass(frozen=True, slots=True)
-class HttpProbe:
-    path: str
-    expect: tuple[tuple[int, int], ...] = ((200, 399),)
-    """Ranges of accepted status codes, both ends included."""
-
-    def accepts(self, status: int) -> bool:
-        return any(low <= status <= high for low, high in self.expect)
-
-
-@dataclass(frozen=True, slots=True)
-class ExecProbe:
-    argv: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Expect:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class ExchangeProbe:
-    steps: tuple[Send | Expect, ...]
-
-
-Probe = TcpProbe | HttpProbe | ExecProbe | ExchangeProbe
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckSpec:
-    """One check, ready to run. Times are seconds."""
-
-    probe: Probe = TcpProbe()
-    interval: float = limits.CHECK_INTERVAL
-    timeout: float = limits.CHECK_TIMEOUT
-    rise: int = limits.CHECK_RISE
-    """Successes in a row that make a failing instance pass."""
-    fall: int = limits.CHECK_FALL
-    """Failures in a row that make a passing instance fail."""
 
 
 def parse_check(text: str | None, *, target: Endpoint | None = None, allow_exec: bool = False) -> CheckSpec:
@@ -121,12 +123,15 @@ def parse_check(text: str | None, *, target: Endpoint | None = None, allow_exec:
     options = _options(rest)
     page = options.get("ebcdic", (0, "ascii"))[1]
     probe = _probe(first, target=target, allow_exec=allow_exec, page=page)
-    if "ebcdic" in options and not isinstance(probe, ExchangeProbe):
-        _refuse(options["ebcdic"][0], "ebcdic= is for send and expect only")
+    for name, kinds in _OPTIONS_OF.items():
+        if name in options and not isinstance(probe, kinds):
+            _refuse(options[name][0], f"{name}= is for {' and '.join(_WORDS[kind] for kind in kinds)} only")
+    default = (limits.CHECK_INTERVAL, limits.CHECK_TIMEOUT, INTERVAL_MIN)
+    interval, timeout, shortest = _PACE.get(type(probe), default)
     return CheckSpec(
-        probe=probe,
-        interval=_time(options, "interval", limits.CHECK_INTERVAL, (INTERVAL_MIN, INTERVAL_MAX)),
-        timeout=_time(options, "timeout", limits.CHECK_TIMEOUT, (TIMEOUT_MIN, TIMEOUT_MAX)),
+        probe=_with_options(probe, options),
+        interval=_time(options, "interval", interval, (shortest, INTERVAL_MAX)),
+        timeout=_time(options, "timeout", timeout, (TIMEOUT_MIN, TIMEOUT_MAX)),
         rise=_count(options, "rise", limits.CHECK_RISE),
         fall=_count(options, "fall", limits.CHECK_FALL),
     )
@@ -172,6 +177,62 @@ def _options(parts: list[tuple[int, str]]) -> Mapping[str, tuple[int, str]]:
     return found
 
 
+def _with_options(probe: Probe, options: Mapping[str, tuple[int, str]]) -> Probe:
+    """The options that are a probe's own."""
+    if isinstance(probe, TlsProbe):
+        return TlsProbe(name=_name(options), warn=_days(options))
+    if isinstance(probe, SshProbe):
+        hint = "write it as ssh-keygen -l prints it, SHA256: and 43 characters"
+        return SshProbe(key=_matching(options, "key", _FINGERPRINT, "a fingerprint", hint))
+    if isinstance(probe, Tn3270Probe):
+        device = _matching(options, "device", _DEVICE, "a device type", "write it like IBM-3278-2-E")
+        lu = _matching(options, "lu", _LU, "an LU or pool name", "up to 17 of A-Z 0-9 @ # $ and .")
+        page = options.get("ebcdic", (0, probe.page))[1]
+        screen = _screen(options, page)
+        return Tn3270Probe(device=device or probe.device, lu=lu, screen=screen, page=page)
+    return probe
+
+
+def _matching(
+    options: Mapping[str, tuple[int, str]], name: str, form: re.Pattern[str], what: str, hint: str
+) -> str | None:
+    if name not in options:
+        return None
+    position, text = options[name]
+    if not form.fullmatch(text):
+        _refuse(position, f"{name}={shown(text)} is not {what}", hint)
+    return text
+
+
+def _name(options: Mapping[str, tuple[int, str]]) -> str | None:
+    if "name" not in options:
+        return None
+    position, text = options["name"]
+    try:
+        return parse_dotted(text, "host name")
+    except InputError as exc:
+        _refuse(position, exc.what, exc.hint)
+
+
+def _days(options: Mapping[str, tuple[int, str]]) -> int:
+    if "warn" not in options:
+        return limits.CHECK_TLS_WARN
+    position, text = options["warn"]
+    if not (text.isascii() and text.isdigit() and len(text) <= 3):
+        _refuse(position, f"warn={shown(text)} is not a number of days from 0 to 999", "write it like warn=30")
+    return int(text)
+
+
+def _screen(options: Mapping[str, tuple[int, str]], page: str) -> bytes | None:
+    if "screen" not in options:
+        return None
+    position, text = options["screen"]
+    match = _STRING.fullmatch(text)
+    if match is None or not match[1]:
+        _refuse(position, f"screen={shown(text)} is not a text", 'write it like screen="WELCOME"')
+    return _bytes(match[1], position + len('screen="'), page)
+
+
 def _time(options: Mapping[str, tuple[int, str]], name: str, default: float, bounds: tuple[float, float]) -> float:
     if name not in options:
         return default
@@ -197,11 +258,11 @@ def _count(options: Mapping[str, tuple[int, str]], name: str, default: int) -> i
 
 
 def _probe(text: str, *, target: Endpoint | None, allow_exec: bool, page: str) -> Probe:
-    if text == "tcp":
-        return TcpProbe()
-    if text.startswith("tcp:"):
-        _own_address(text[4:], 4, target)
-        return TcpProbe()
+    kind, colon, address = text.partition(":")
+    if kind in _BY_NAME:
+        if colon:
+            _own_address(address, len(kind) + 1, target)
+        return _BY_NAME[kind]
     if text.startswith("http://"):
         address, slash, path = text[7:].partition("/")
         _own_address(address, 7, target)
@@ -214,7 +275,8 @@ def _probe(text: str, *, target: Endpoint | None, allow_exec: bool, page: str) -
         return _exec(text[5:])
     if text.startswith(("send:", "expect:")):
         return _exchange(text, page)
-    _refuse(0, f"{shown(text)} is not a check", 'write tcp, http:/path, exec:/program or send:"…" expect:"…"')
+    possible = 'tcp, http:/path, tls, ssh, ftp, tn3270, exec:/program or send:"…" expect:"…"'
+    _refuse(0, f"{shown(text)} is not a check", f"write {possible}")
 
 
 def _own_address(text: str, position: int, target: Endpoint | None) -> None:

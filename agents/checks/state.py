@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bridge import limits
 from inventory.model import Health
 
 
@@ -17,22 +18,32 @@ class Verdict:
         self._rise = rise
         self._fall = fall
         self._in_a_row = 0
+        self._new_words = ""
+        self._words_in_a_row = 0
         self.health = Health()
 
     def result(self, passed: bool, reason: str) -> Health | None:
-        """Takes one result in; the new health if that changed its state, otherwise None.
+        """Takes one result in; the new health if that changed its state, or for good its reason, otherwise None.
 
         Args:
-            reason: why it did not pass; empty when it did.
+            reason: why it did not pass, or what is worth saying of it all the same.
         """
         wanted = "passing" if passed else "failing"
         if self.health.state == wanted:
             self._in_a_row = 0
-            return None
+            return self._reworded(reason)
         self._in_a_row += 1
         needed = 1 if self.health.state == "unknown" else self._rise if passed else self._fall
         if self._in_a_row < needed:
             return None
         self._in_a_row = 0
         self.health = Health(state="passing" if passed else "failing", reason=reason)
+        return self.health
+
+    def _reworded(self, reason: str) -> Health | None:
+        self._words_in_a_row = self._words_in_a_row + 1 if reason == self._new_words else 1
+        self._new_words = reason
+        if reason == self.health.reason or self._words_in_a_row < limits.CHECK_WORDS_STEADY:
+            return None
+        self.health = Health(state=self.health.state, reason=reason)
         return self.health

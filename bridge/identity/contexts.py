@@ -5,12 +5,14 @@
     enrolment_client                that node, once it knows the root: the gateway shows a certificate, we have none
     bootstrap_client                that node before it knows the root: unverified, used only to fetch the genesis
                                     entry, whose hash must then equal the one in the token
+    probe_client                    a check towards what it checks: any version, unverified; nothing is said over it
     consul_client                   a gateway or a command towards Consul, by its name and the CA of its own
 
 TLS 1.3 only; no tickets, because a resumed session is not checked for revocation or expiry (C15); our root and no
-other, but for Consul, which is no node of ours. Between nodes names play no part: the client sends no server name (wrap
-with `server_hostname=None`) and the server reads none (C01); who a peer is comes from its certificate alone, which is
-asked after every handshake (verify.py). A context is built anew whenever root or identity change, never altered.
+other, but for Consul and for what is checked, which are no nodes of ours. Between nodes names play no part: the client
+sends no server name (wrap with `server_hostname=None`) and the server reads none (C01); who a peer is comes from its
+certificate alone, which is asked after every handshake (verify.py). A context is built anew whenever root or identity
+change, never altered.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from inventory.errors import InputError
 _NO_CHECK_TIME = 0x200000
 """X509_V_FLAG_NO_CHECK_TIME. verify.py checks the times of the whole chain: OpenSSL knows nothing of CLOCK_TOLERANCE,
 and a server whose OpenSSL refuses never sees the certificate, so it could not say which clock is wrong (H04)."""
+
+_LEGACY_SERVER_CONNECT = 0x4
+"""Towards servers from before RFC 5746; the `ssl` module names it from Python 3.12 on."""
 
 
 def mutual_server(identity_path: Path, root_pem: str) -> ssl.SSLContext:
@@ -64,6 +69,18 @@ def bootstrap_client() -> ssl.SSLContext:
     """Unverified. Whatever is read over it is worth nothing until its hash equals the one in the token."""
     context = _client()
     context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def probe_client() -> ssl.SSLContext:
+    """For a check's handshake, which ends with the certificate: whether an old server is up is a question that a check
+    may ask. Neither is anything sent over it, nor is anybody let in because of it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    context.options |= _LEGACY_SERVER_CONNECT
     return context
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from agents.checks.probes import Outcome, run_probe
+from agents.checks.answers import Outcome
+from agents.checks.probes import run_probe
 from agents.checks.spec import parse_check
 from bridge import limits
 from inventory.endpoints import Endpoint

@@ -5,8 +5,12 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.checks.spec import ExchangeProbe, Expect, Send, parse_check
+from agents.checks.answers import Failed
+from agents.checks.kinds import ExchangeProbe, Expect, Send, Tn3270Probe
+from agents.checks.spec import parse_check
+from agents.checks.ssh_exchange import Exchange
 from agents.checks.state import Verdict
+from agents.checks.tn3270 import Negotiation
 from inventory.errors import InputError
 
 PIECES = [
@@ -22,6 +26,16 @@ PIECES = [
     "x0a",
     ";",
     "interval=",
+    "tls",
+    "ssh",
+    "ftp",
+    "tn3270",
+    "warn=",
+    "screen=",
+    "lu=",
+    "key=",
+    "name=",
+    "ebcdic=cp500",
     "2s",
     "=",
     " ",
@@ -47,6 +61,41 @@ def test_any_bytes_can_be_sent_and_expected(steps: list[tuple[bool, bytes]]) -> 
         for sends, data in steps
     )
     assert parse_check(text).probe == ExchangeProbe(tuple(Send(d) if sends else Expect(d) for sends, d in steps))
+
+
+TELNET = [bytes((255, verb)) for verb in (239, 240, 250, 251, 252, 253, 254, 255)]
+TELNET += [b"\x00", b"\x18", b"\x19", b"\x28", b"\x28\x02\x04", b"\x28\x02\x06\x05", b"\x18\x01", b"\xc1"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(TELNET), st.binary(max_size=3)), max_size=40), st.integers(1, 5))
+def test_any_telnet_means_the_same_in_any_pieces(words: list[bytes], size: int) -> None:
+    """And is an answer or a reason, never an error."""
+    data = b"".join(words)
+
+    def after(pieces: list[bytes]) -> tuple[bytes, str, bool, str]:
+        negotiation, said = Negotiation(Tn3270Probe(screen=b"\xc1")), b""
+        try:
+            for piece in pieces:
+                said += negotiation.feed(piece)
+        except Failed as exc:
+            return b"", "", False, str(exc).partition(":")[0]  # a sample of what came depends on how much there was
+        return said, negotiation.kind, negotiation.passed, ""
+
+    assert after([data]) == after([data[at : at + size] for at in range(0, len(data), size)])
+
+
+SSH = [b"SSH-2.0-x\r\n", b"\0\0\0\x0c\x0a\x02", b"\0\0\0\x0c\x04\x14"]
+
+
+@given(st.lists(st.one_of(st.sampled_from(SSH), st.binary(max_size=30)), max_size=9))
+def test_any_bytes_are_an_ssh_answer_or_a_reason(pieces: list[bytes]) -> None:
+    exchange = Exchange()
+    try:
+        for piece in pieces:
+            exchange.feed(piece)
+    except Failed as exc:
+        assert str(exc).isprintable()
+    assert exchange.host_key is None, "nobody proved a key"
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(st.booleans(), max_size=40))

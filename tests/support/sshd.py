@@ -21,7 +21,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.openssh_program import find_openssh
+from tests.support.debian_programs import find_program
 from tests.support.processes import RunningProcess
 
 START_TIMEOUT = 20.0
@@ -144,10 +144,10 @@ class Sshd:
 
     def start(self) -> None:
         """Returns when it listens."""
-        program = find_openssh()
+        program = find_program("sshd")
         config = self.directory / "sshd_config"
         config.write_text(self._config())
-        argv = [str(program.sshd), "-D", "-e", "-f", str(config)]
+        argv = [str(program.path), "-D", "-e", "-f", str(config)]
         if os.geteuid() == 0:
             unshare = shutil.which("unshare") or "unshare"
             argv = [unshare, "-m", "--propagation", "private", "sh", "-c", _AS_ROOT, "sh", str(self.directory), *argv]

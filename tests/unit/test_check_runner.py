@@ -7,11 +7,12 @@ from collections import Counter
 
 import pytest
 import trio
+import trio.lowlevel
 import trio.testing
 
-from agents.checks.probes import Outcome
+from agents.checks.answers import Outcome
+from agents.checks.kinds import CheckSpec
 from agents.checks.runner import Checker, Watched
-from agents.checks.spec import CheckSpec
 from bridge import limits
 from inventory.endpoints import Endpoint
 from inventory.model import Health
@@ -27,10 +28,13 @@ class FakeTargets:
         self.outcomes: dict[int, Outcome] = {}
         self.seconds = 0.0
         self.asked: Counter[int] = Counter()
+        self.began: list[float] = []
         self.running = self.most_running = 0
 
-    async def probe(self, spec: CheckSpec, target: Endpoint) -> Outcome:
+    async def probe(self, watched: Watched) -> Outcome:
+        target = watched.target
         self.asked[target.port] += 1
+        self.began.append(trio.current_time())
         self.running += 1
         self.most_running = max(self.most_running, self.running)
         try:
@@ -140,8 +144,8 @@ async def test_a_bug_in_a_probe_fails_its_instance_only(
 ) -> None:
     reports: list[tuple[str, Health]] = []
 
-    async def probe(spec: CheckSpec, target: Endpoint) -> Outcome:
-        if target.port == 1:
+    async def probe(watched: Watched) -> Outcome:
+        if watched.target.port == 1:
             raise KeyError("bug")
         return Outcome(True)
 
@@ -151,3 +155,60 @@ async def test_a_bug_in_a_probe_fails_its_instance_only(
         await checker.run()
     assert dict(reports)["2"].state == "passing"
     assert dict(reports)["1"].reason == "the check itself failed; see the log"
+
+
+async def test_the_same_target_with_the_same_check_is_probed_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery)
+        same, other = Watched(SPEC, TARGET), Watched(CheckSpec(interval=5.0), TARGET)
+        bench.checker.set_instances({"a": same, "b": same, "c": other})
+        await trio.sleep(19)
+        assert bench.targets.asked[80] in range(10, 17), "ten of one and four of the other, give or take jitter"
+        assert sorted(bench.reports) == [("a", "passing"), ("b", "passing"), ("c", "passing")]
+        bench.targets.outcomes[80] = Outcome(False, "gone")
+        await trio.sleep(20)
+        assert sorted(bench.reports[3:]) == [("a", "failing"), ("b", "failing"), ("c", "failing")]
+        nursery.cancel_scope.cancel()
+
+
+async def test_who_joins_a_probe_hears_at_once_and_who_leaves_hears_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery)
+        same = Watched(SPEC, TARGET)
+        bench.checker.set_instances({"a": same})
+        await trio.sleep(5)
+        bench.checker.set_instances({"a": same, "b": same})
+        assert bench.reports == [("a", "passing")], "not while the set is being changed"
+        await trio.lowlevel.checkpoint()
+        await trio.testing.wait_all_tasks_blocked()
+        assert bench.reports == [("a", "passing"), ("b", "passing")]
+        bench.checker.set_instances({"b": same})
+        bench.targets.outcomes[80] = Outcome(False, "gone")
+        await trio.sleep(10)
+        assert bench.reports[2:] == [("b", "failing")]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_host_behind_a_gateway_has_a_budget(autojump_clock: trio.testing.MockClock) -> None:
+    """One at a time and so many a second, however many services it has; others are not held up by it."""
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery)
+        wanted = {f"i{port}": Watched(SPEC, Endpoint("10.0.0.1", port), "aix1") for port in range(1, 41)}
+        bench.checker.set_instances(wanted)
+        await trio.sleep(60)
+        gaps = [later - earlier for earlier, later in zip(bench.targets.began, bench.targets.began[1:], strict=False)]
+        assert min(gaps) >= 1 / limits.CHECK_RATE_PER_HOST - 1e-6
+        assert {bench.targets.asked[port] for port in range(1, 41)} <= {5, 6, 7}, "each has its turn"
+        assert list(bench.checker.late()) == [] and len(bench.reports) == 40
+        bench.targets.seconds = 1.0
+        await trio.sleep(100)
+        assert bench.targets.most_running == 1
+        assert bench.checker.late()["aix1"] > limits.CHECK_TURN_LATE
+        bench.checker.set_instances({**wanted, "other": Watched(SPEC, Endpoint("10.0.0.2", 99), "sun1")})
+        await trio.sleep(1.5)
+        assert ("other", "passing") in bench.reports
+        bench.checker.set_instances({})
+        assert bench.checker.late() == {}
+        nursery.cancel_scope.cancel()

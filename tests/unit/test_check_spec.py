@@ -6,20 +6,26 @@ import re
 
 import pytest
 
-from agents.checks.spec import (
+from agents.checks.kinds import (
     CheckSpec,
     ExchangeProbe,
     ExecProbe,
     Expect,
+    FtpProbe,
     HttpProbe,
     Send,
+    SshProbe,
     TcpProbe,
-    parse_check,
+    TlsProbe,
+    Tn3270Probe,
 )
+from agents.checks.spec import parse_check
+from bridge import limits
 from inventory.endpoints import Endpoint
 from inventory.errors import InputError
 
 TARGET = Endpoint("10.0.0.1", 80)
+KEY = "SHA256:" + "a" * 42 + "/"
 
 
 def parse(text: str) -> CheckSpec:
@@ -44,6 +50,16 @@ def test_no_check_is_a_plain_connect() -> None:
         ('expect:"220 "', ExchangeProbe((Expect(b"220 "),))),
         (r'send:"\r\n" expect:"a;b\"\\"', ExchangeProbe((Send(b"\r\n"), Expect(b'a;b"\\')))),
         (r'send:"\x00\xFFa\0\t"  expect:"x"', ExchangeProbe((Send(b"\x00\xffa\0\t"), Expect(b"x")))),
+        ("tls", TlsProbe()),
+        ("tls:10.0.0.1:80;name=db.corp;warn=30", TlsProbe(name="db.corp", warn=30)),
+        ("tls;warn=0", TlsProbe(warn=0)),
+        ("ssh", SshProbe()),
+        (f"ssh;key={KEY}", SshProbe(key=KEY)),
+        ("ftp", FtpProbe()),
+        ("tn3270:10.0.0.1:80", Tn3270Probe()),
+        ("tn3270;device=IBM-3279-4-E;lu=CHECK01", Tn3270Probe(device="IBM-3279-4-E", lu="CHECK01")),
+        (r'tn3270;screen="A;\"\x0a"', Tn3270Probe(screen=b"\xc1\x5e\x7f\x0a")),
+        ('tn3270;screen="[";ebcdic=cp273', Tn3270Probe(screen=b"\x63", page="cp273")),
         (r'send:"A\n\x0a" expect:"é";ebcdic=cp037', ExchangeProbe((Send(b"\xc1\x25\x0a"), Expect(b"\x51")))),
     ],
 )
@@ -52,6 +68,9 @@ def test_probes(text: str, probe: object) -> None:
 
 
 def test_options() -> None:
+    assert parse("ssh").interval == limits.CHECK_INTERVAL_SSH and parse("ssh;interval=5s").interval == 5.0
+    for dear in ("tls", "ftp", "tn3270"):
+        assert (parse(dear).interval, parse(dear).timeout) == (limits.CHECK_INTERVAL_DEAR, limits.CHECK_TIMEOUT_DEAR)
     assert parse("tcp;interval=500ms;timeout=1m;rise=3;fall=20") == CheckSpec(interval=0.5, timeout=60, rise=3, fall=20)
     assert parse("tcp;interval=2") == parse("tcp;interval=2s") == CheckSpec(interval=2.0)
 
@@ -61,7 +80,7 @@ def test_options() -> None:
     [
         ("", 1, "not a check"),
         ("TCP", 1, "not a check"),
-        ("ftp:/x", 1, "not a check"),
+        ("gopher:/x", 1, "not a check"),
         ("tcp;", 5, "not an option"),
         ("tcp;intervall=2", 5, "not an option"),
         ("tcp;interval=2;interval=3", 16, "given twice"),
@@ -74,7 +93,21 @@ def test_options() -> None:
         ("tcp;timeout=99999999", 5, "not a time"),
         ("tcp;rise=0", 5, "not a number"),
         ("tcp;fall=²", 5, "not a number"),
-        ("tcp;ebcdic=cp037", 5, "only"),
+        ("tcp;ebcdic=cp037", 5, "ebcdic= is for send and expect and tn3270 only"),
+        ("tcp;warn=3", 5, "warn= is for tls only"),
+        ("tls;lu=A", 5, "lu= is for tn3270 only"),
+        ("tls;warn=-1", 5, "not a number of days"),
+        ("tls;warn=1000", 5, "not a number of days"),
+        ("tls;name=a_b", 5, "a_b"),
+        ("ssh;key=MD5:00", 5, "not a fingerprint"),
+        ("ssh;interval=1s", 5, "not a time from 5 s"),
+        ("ssh:10.0.0.2:80", 5, "own target"),
+        ("tn3270:", 8, "not ADDR:PORT"),
+        ("tn3270;device=ibm 3278", 8, "not a device type"),
+        ("tn3270;lu=a", 8, "not an LU"),
+        ("tn3270;screen=A", 8, "not a text"),
+        ('tn3270;screen=""', 8, "not a text"),
+        ('tn3270;screen="ab€"', 18, "not in cp037"),
         ('expect:"x";ebcdic=utf-16', 12, "code page"),
         ("http:", 6, "must start with /"),
         ("http:health", 6, "must start with /"),

@@ -31,3 +31,17 @@ def test_the_reason_is_kept() -> None:
     verdict = Verdict(rise=1, fall=1)
     assert verdict.result(False, "connection refused") == Health(state="failing", reason="connection refused")
     assert verdict.result(True, "") == Health(state="passing")
+
+
+def test_new_words_for_the_same_verdict_are_told_once_they_stay() -> None:
+    verdict = Verdict(rise=1, fall=2)
+    verdict.result(True, "certificate ends on 2027-01-05")
+    soon = "certificate ends in 20 days, on 2027-01-05"
+    told = [verdict.result(True, soon) for _ in range(4)]
+    assert told == [None, Health(state="passing", reason=soon), None, None]
+
+
+def test_words_that_differ_each_time_are_told_once() -> None:
+    verdict = Verdict(rise=1, fall=1)
+    assert verdict.result(False, "it answered '500 at 0:00'") is not None
+    assert not any(verdict.result(False, f"it answered '500 at 0:{at:02}'") for at in range(1, 50))

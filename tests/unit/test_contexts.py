@@ -81,7 +81,7 @@ def test_every_public_context_is_in_this_list() -> None:
         and node.returns is not None
         and ast.unparse(node.returns) == "ssl.SSLContext"
     }
-    assert found == {*BUILDERS, "consul_client"}
+    assert found == {*BUILDERS, "consul_client", "probe_client"}
 
 
 def test_consul_is_known_by_its_name_and_its_ca_alone(domain: TrustDomain, tmp_path: Path) -> None:
@@ -95,6 +95,13 @@ def test_consul_is_known_by_its_name_and_its_ca_alone(domain: TrustDomain, tmp_p
         (tmp_path / "nothing").write_text("nothing")
         with pytest.raises(InputError, match="the CA of Consul cannot be read"):
             contexts.consul_client(str(wrong))
+
+
+def test_a_probe_believes_nobody_and_speaks_anything() -> None:
+    context = contexts.probe_client()
+    assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)
+    assert context.security_level == 0
+    assert context.get_ca_certs() == []
 
 
 def test_c28_no_other_file_builds_a_context() -> None:

@@ -1,0 +1,110 @@
+"""I/O: real servers and clients to test against: on the path, or fetched once into build/ from what this Debian offers.
+
+    python3 -m tests.support.debian_programs     prints where each is, or the reason why it is not to be had
+
+The packages are unpacked and not installed: no service starts, no user is made. Stdlib only: CI runs this before there
+is an environment.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass, field
+from pathlib import Path
+
+FETCH_TIMEOUT = 180
+PACKAGES = {
+    "sshd": ("openssh-server", "libwrap0"),
+    "hercules": ("hercules",),
+    "s3270": ("s3270", "3270-common"),
+    "vsftpd": ("vsftpd", "libwrap0"),
+}
+"""By program, with those of its libraries that a small installation lacks."""
+CACHE = Path(__file__).resolve().parents[2] / "build" / "debian"
+_SYSTEM = "/usr/sbin:/usr/local/sbin"
+
+
+class NoProgram(Exception):
+    """Says why."""
+
+
+@dataclass(frozen=True)
+class Program:
+    path: Path
+    """Whole: sshd insists on that."""
+    env: dict[str, str] = field(default_factory=dict)
+    """What it needs to find its libraries."""
+
+
+@functools.cache
+def find_program(name: str) -> Program:
+    """Raises NoProgram."""
+    on_path = shutil.which(name, path=f"{os.environ.get('PATH', '')}:{_SYSTEM}")
+    if on_path is not None:
+        return Program(Path(on_path))
+    root = CACHE / name / "root"
+    if not root.exists():
+        _fetch_once(name)
+    libraries = {str(file.parent) for file in root.rglob("*.so*")}
+    path = next(file for folder in ("usr/sbin", "usr/bin") if (file := root / folder / name).exists())
+    return Program(path, {"LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))} if libraries else {})
+
+
+def _fetch_once(name: str) -> None:
+    """One process fetches, others wait for it; what failed is not tried again for this checkout until it is cleaned."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
+        raise NoProgram(f"needs `{name}` (or root and apt, to fetch Debian's)")
+    cache = CACHE / name
+    cache.mkdir(parents=True, exist_ok=True)
+    reason = cache / "why-not"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if (cache / "root").exists():
+            return
+        if reason.exists():
+            raise NoProgram(reason.read_text())
+        try:
+            _fetch(cache, PACKAGES[name])
+        except (OSError, subprocess.SubprocessError) as exc:
+            said = getattr(exc, "stderr", None) or str(exc)
+            text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
+            lines = text.strip().splitlines() or [type(exc).__name__]
+            reason.write_text(f"needs `{name}`; Debian's could not be fetched: {lines[-1][:200]}")
+            raise NoProgram(reason.read_text()) from None
+
+
+def _fetch(cache: Path, packages: tuple[str, ...]) -> None:
+    """With what apt knows of its sources, or, where an image has removed that, with lists of our own."""
+    debs, lists, unpacked = cache / "debs", CACHE / "lists", cache / "unpacked"
+    debs.mkdir(exist_ok=True)
+    apt = ["apt-get", "-qq", "-oAPT::Sandbox::User=root"]
+    try:
+        _run([*apt, "download", *packages], debs)
+    except subprocess.CalledProcessError:
+        (lists / "partial").mkdir(parents=True, exist_ok=True)
+        own = [*apt, f"-oDir::State::lists={lists}"]
+        _run([*own, "update"], cache)
+        _run([*own, "download", *packages], debs)
+    shutil.rmtree(unpacked, ignore_errors=True)
+    for deb in debs.glob("*.deb"):
+        _run(["dpkg-deb", "-x", str(deb), str(unpacked)], cache)
+    unpacked.rename(cache / "root")
+    shutil.rmtree(debs)
+
+
+def _run(command: list[str], directory: Path) -> None:
+    subprocess.run(
+        command, cwd=directory, check=True, capture_output=True, timeout=FETCH_TIMEOUT, stdin=subprocess.DEVNULL
+    )
+
+
+if __name__ == "__main__":
+    for wanted in PACKAGES:
+        try:
+            print(find_program(wanted).path)
+        except NoProgram as why:
+            print(why)
