@@ -58,6 +58,9 @@ class WorkersOwner(Protocol):
         """Must not wait long. Owns the sockets."""
 
 
+AnyListen = m.Listen | m.ListenPublished | m.ListenTunnels
+
+
 @dataclass(eq=False, slots=True)
 class Slot:
     """The place of one worker and its replacements."""
@@ -107,7 +110,7 @@ class DataWorkers:
         self._authority: m.Authority | None = None
         self._placement: Callable[[], m.Placement] | None = None
         self._draining: m.Drain | None = None
-        self._listening: dict[tuple[str, int], tuple[m.Listen | m.ListenTunnels, socket.socket]] = {}
+        self._listening: dict[tuple[str, int], tuple[AnyListen, socket.socket]] = {}
         self._inherited = [DataWorkerProcess.inherited(left, self._heard) for left in inherited]
         self._leaving = False
         self._left: list[DataWorkerProcess] = []
@@ -189,9 +192,9 @@ class DataWorkers:
             log.warning("an old data worker is ended: less is allowed now", pid=worker.pid, streams=worker.streams)
             worker.end()
 
-    def listen(self, message: m.Listen | m.ListenTunnels, sock: socket.socket) -> None:
+    def listen(self, message: AnyListen, sock: socket.socket) -> None:
         """Serve a listening socket; it stays open here, for the workers to come."""
-        key = (message.address, message.port) if isinstance(message, m.Listen) else _TUNNELS
+        key = _TUNNELS if isinstance(message, m.ListenTunnels) else (message.address, message.port)
         self._listening[key] = (message, sock)
         for worker in self:
             if worker.serves:
@@ -386,6 +389,8 @@ def _takes_away(before: m.Authority, after: m.Authority) -> bool:
         or was.policy != now.policy
         or was.revocations != now.revocations
         or any(now.hosts.get(name) != host for name, host in was.hosts.items())
+        or any(now.clients.get(name) != client for name, client in was.clients.items())
+        or was.admissions != now.admissions
     )
 
 

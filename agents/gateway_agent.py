@@ -40,6 +40,8 @@ from agents.knowledge.placement import check_report, is_dialable, is_place, usab
 from agents.knowledge.placement_rows import PlacementRows, placement_of
 from agents.node import NO_COMMAND, Node, warning
 from agents.path_carriers import PathCarriers, paths_max
+from agents.published.own_paths import find_path, own_address
+from agents.published.ports import PublishedPorts
 from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
@@ -52,6 +54,7 @@ from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.health import HealthByHost
 from inventory.home import HomeLock, lock_home
+from inventory.imports import gateway_of
 from inventory.model import Health, Instance, Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
 from inventory.policy_rules import Rule
@@ -127,6 +130,8 @@ class GatewayAgent(Node):
         self._control = ControlServer(self, self._paths)
         consul = consul_of(registry) if config.consul is not None else None
         self._imports = Importer(config.name, config.trust_domain, self.workers, consul, self._place_imports)
+        self._published = PublishedPorts(config.name, self.workers, inherited.listener)
+        self._tunnel_address = ""
         self._catalog = catalog_of(config, registry, lambda: self.snapshot, self.metrics)
 
     # --- starting -------------------------------------------------------------------------------------------------
@@ -139,7 +144,9 @@ class GatewayAgent(Node):
             await self._enrolled.keep_all()
         self._imports.start(nursery)
         self._tell_worker()
-        self.workers.listen(m.ListenTunnels(), await self.tunnel_listener(self.config.listen or self._own_address()))
+        tunnels = await self.tunnel_listener(self.config.listen or self._own_address())
+        self._tunnel_address = own_address(tunnels)
+        self.workers.listen(m.ListenTunnels(), tunnels)
         nursery.start_soon(self._control.run)
         nursery.start_soon(self._follow_registry)
         nursery.start_soon(keep_tidy, self._registry)
@@ -147,6 +154,7 @@ class GatewayAgent(Node):
         nursery.start_soon(self._end_leases)
         nursery.start_soon(self._paths.sweep)
         nursery.start_soon(self._catalog.run)
+        nursery.start_soon(self._published.run)
 
     def _expect_hosts(self) -> None:
         """Those that were here when we ended are on their way back."""
@@ -249,7 +257,9 @@ class GatewayAgent(Node):
         return after
 
     def _gone(self, host: str) -> str | None:
-        """Why a host has no business here; None when it has."""
+        """Why a host has no business here; None when it has. This gateway, as the end of a path, always has."""
+        if gateway_of(host) is not None:
+            return None
         if self.snapshot.host(host) is None:
             return f"host {host} is not in the authority log"
         revoked = self.snapshot.host_revoked(host)
@@ -264,6 +274,7 @@ class GatewayAgent(Node):
     def _tell_worker(self) -> None:
         authority = self.snapshot.authority
         self._imports.follow(self.snapshot)
+        self._published.follow(self.snapshot)
         self.metrics.estate(services=self.snapshot.services.keys(), number=authority.number, as_of=clock.now())
 
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
@@ -400,6 +411,9 @@ class GatewayAgent(Node):
                 spiffe = parse_spiffe_id(message.spiffe_id)
                 serve = partial(self._control.serve, remote=message.remote, not_after=message.not_after)
                 self._nursery.start_soon(serve, socks[0], spiffe.name, message.key)
+            case m.PathNeeded():
+                find = partial(find_path, gateway=self.name, address=self._tunnel_address)
+                self._nursery.start_soon(find, worker, message, self._control)
             case m.Unjoined():
                 self._carriers.over(message.id)
             case _:
@@ -410,16 +424,21 @@ class GatewayAgent(Node):
         self._paths.close("the gateway is draining")
         await self._control.say_draining("shutting down")
 
+    @property
+    def _takes_streams(self) -> bool:
+        """Whether there may be streams of others that begin or end here."""
+        return self._imports.is_any or self._published.is_any or bool(self.snapshot.behind(self.name))
+
     async def busy(self) -> int:
         """Paths that still carry somebody's streams: the ends leave the others as soon as they are told to. And the
         streams to what we bring in."""
-        return len(self._paths.joined) + (len(await self.live_streams()) if self._imports.is_any else 0)
+        return len(self._paths.joined) + (len(await self.live_streams()) if self._takes_streams else 0)
 
     async def cut_remaining(self, reason: str) -> int:
         cut = list(self._paths.joined)
         for path_id in cut:
             self._carriers.unjoin(path_id, reason)
-        return len(cut) + (len(await self.cut_streams(reason)) if self._imports.is_any else 0)
+        return len(cut) + (len(await self.cut_streams(reason)) if self._takes_streams else 0)
 
     def worker_gone(self, worker: DataWorkerProcess) -> None:
         self._carriers.worker_gone(worker)
@@ -501,6 +520,7 @@ class GatewayAgent(Node):
             "issuer_ends": self._issuing.ends,
             "paths": len(self._paths.joined),
             "imports": self._imports.status(),
+            "published": self._published.status(),
             "hosts": host_rows(self.snapshot, is_here=self._control.holds, streams=self._streams_of, ends=ends),
             "services": service_rows(self.snapshot),
             **self._catalog.status(),
@@ -517,6 +537,7 @@ class GatewayAgent(Node):
                 text = f"host {host} seems to run on two machines with one identity (from {' and '.join(addresses)})"
                 found.append(warning("two-machines", f"{text}: one of them needs an identity of its own"))
         found += [*(warning("import", text) for text in self._imports.problems()), *self._catalog.warnings()]
+        found += [warning("published", text) for text in self._published.problems()]
         if self.name not in self.snapshot.authority.gateways:
             text = f"gateway {self.name} was removed from the estate: hosts leave it, end it"
             found.append(warning("removed", text, severity="error"))

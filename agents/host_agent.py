@@ -253,7 +253,13 @@ class HostAgent(Node):
         known = self.snapshot.authority.gateways.get(gateway)
         if known is not None:
             self.workers.tell_one(
-                m.DialBack(peer=message.peer, gateway=gateway, address=known.address, ticket=message.ticket)
+                m.DialBack(
+                    peer=message.peer,
+                    role=message.role,
+                    gateway=gateway,
+                    address=known.address,
+                    ticket=message.ticket,
+                )
             )
 
     async def gateway_draining(self, gateway: str) -> None:

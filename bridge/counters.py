@@ -21,6 +21,9 @@ Handshake = Literal["ok", "failed", "refused", "timeout"]
 Direction = Literal["in", "out"]
 InstanceState = Literal["passing", "failing", "unknown", "ejected", "draining"]
 
+Closed = Literal["unknown", "not-allowed", "certificate", "timeout"]
+"""Why a connection to a published port was closed before it was anybody's."""
+
 OTHER = "other"
 """The name under which names beyond a bound are counted."""
 CONNECT_BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -45,6 +48,7 @@ class CounterDeltas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
         connect_counts, connect_sum: times from request to ACCEPT, counted in CONNECT_BOUNDS.
         lag: how late the worker's timers were.
         turns: how long the turns of its relay loop took.
+        clients_closed: connections to published ports that were closed before they were anybody's, by reason.
         errors: exceptions that ended one connection, stream or task, and should not have happened.
     """
 
@@ -57,6 +61,7 @@ class CounterDeltas(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     connect_sum: Seconds = 0.0
     lag: DelayCounts = DelayCounts()
     turns: DelayCounts = DelayCounts()
+    clients_closed: dict[Closed, Count] = {}
     errors: Count = 0
 
 
@@ -74,6 +79,7 @@ class Tally:
         self._bytes: dict[str, list[int]] = {}
         self._decisions: dict[Action, int] = {}
         self._handshakes: dict[Handshake, int] = {}
+        self._clients_closed: dict[Closed, int] = {}
         self._connect = [0] * (len(CONNECT_BOUNDS) + 1)
         self._connect_sum = 0.0
         self.errors = 0
@@ -107,11 +113,15 @@ class Tally:
     def handshake(self, result: Handshake) -> None:
         self._handshakes[result] = self._handshakes.get(result, 0) + 1
 
+    def client_closed(self, why: Closed) -> None:
+        self._clients_closed[why] = self._clients_closed.get(why, 0) + 1
+
     @property
     def has_news(self) -> bool:
         """Whether there is something to report that cannot wait for the next report there is anyway."""
         late = self.lag.longest > limits.LAG_WARNED
-        return bool(self._active or self._results or self._decisions or self._handshakes or self.errors or late)
+        counted = self._active or self._results or self._decisions or self._handshakes or self._clients_closed
+        return bool(counted or self.errors or late)
 
     def take(
         self, *, direct_tunnels: int = 0, gateway_tunnels: int = 0, preauth: int = 0, turns: Delays | None = None
@@ -135,6 +145,7 @@ class Tally:
             handshakes=self._handshakes,
             connect_counts=tuple(self._connect),
             connect_sum=self._connect_sum,
+            clients_closed=self._clients_closed,
             lag=self.lag.take(),
             turns=turns.take() if turns is not None else DelayCounts(),
             errors=self.errors,

@@ -74,6 +74,11 @@ class LiveMetrics:
         self._handshakes = Counter(
             "handshakes", "Tunnel handshakes.", closed={"result": values("ok", "failed", "refused", "timeout")}
         )
+        self._clients_closed = Counter(
+            "published_closed",
+            "Connections to published ports that were closed before they were anybody's.",
+            closed={"reason": values("unknown", "not-allowed", "certificate", "timeout")},
+        )
         self._connect = Histogram("connect_duration_seconds", "From request to accepted stream.", CONNECT_BOUNDS)
         self._lag = Histogram(
             "loop_lag_seconds", "How late timers were, by process.", BOUNDS, label="process", values=_PROCESSES
@@ -117,6 +122,8 @@ class LiveMetrics:
             self._decisions.add(count, action)
         for handshake, count in deltas.handshakes.items():
             self._handshakes.add(count, handshake)
+        for why, count in deltas.clients_closed.items():
+            self._clients_closed.add(count, why)
         self._connect.add(deltas.connect_counts, deltas.connect_sum)
         self._turns.add(deltas.turns.counts, deltas.turns.sum)
         self._itself("worker", deltas.lag, deltas.errors)

@@ -53,6 +53,7 @@ service.add_command(unpublish)
     metavar="K=V",
     help="What policy may say about it; may be repeated.",
 )
+@click.option("--proxy-protocol", is_flag=True, help="It is told who calls, by the PROXY protocol, version 2.")
 @pass_app
 def add(
     app: App,
@@ -63,6 +64,7 @@ def add(
     check: str | None,
     weight: int,
     labels: tuple[tuple[str, str], ...],
+    proxy_protocol: bool,
 ) -> None:
     """Place an instance of the service NAME on a host; several instances are balanced.
 
@@ -84,6 +86,7 @@ def add(
         check=check,
         weight=weight,
         labels=labels_of(labels),
+        proxy_protocol=proxy_protocol,
     )
 
     async def work() -> Placed:

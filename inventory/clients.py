@@ -112,6 +112,12 @@ class Admissions:
         client = self._sources.find(address) if address is not None else None
         return client if client not in self._with_certificate else None
 
+    def with_certificates(self, address: Address | None) -> list[str]:
+        """The clients that may call from here and show a certificate."""
+        source = self._sources.find(address) if address is not None else None
+        admissions = {id(admission): admission for admission in self._keys.values()}.values()
+        return [a.client for a in admissions if not a.sources or source == a.client]
+
     def by_key(self, key: str, address: Address | None) -> str | None:
         """The client with this key, when it calls from where it may."""
         admission = self._keys.get(key)

@@ -176,6 +176,11 @@ class Snapshot:
         entry = self.authority.clients.get(client)
         return entry is not None and gateway in entry.gateways and self.gateway_counts(gateway)
 
+    def speaks_for_host(self, gateway: str, host: str) -> bool:
+        """Whether the operator lets this gateway say that the agentless host calls (C10)."""
+        entry = self.host(host)
+        return entry is not None and entry.via == gateway and self.gateway_counts(gateway)
+
     def gateway_counts(self, name: str) -> bool:
         """Whether the gateway is in the log, and not revoked."""
         spiffe_id = str(SpiffeId(self.authority.trust_domain, "gateway", name))

@@ -6,7 +6,7 @@ here is placement and signed entries; nothing in it is believed about authority 
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -150,6 +150,8 @@ class DialBack(Message, frozen=True, kw_only=True, tag="dial-back"):
 
     ticket: Name
     peer: Name
+    role: Literal["host", "gateway"] = "host"
+    """Of the peer. A gateway that wants a tunnel of its own to a host that cannot be dialled is its own other end."""
 
 
 class StreamsWanted(Message, frozen=True, kw_only=True, tag="streams-wanted"):

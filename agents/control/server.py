@@ -34,6 +34,7 @@ from bridge.errors import PeerError
 from bridge.flows import Flow
 from bridge.logs import get_logger
 from inventory.errors import MeshError, Unavailable
+from inventory.imports import gateway_of, place_of
 from inventory.names import shown
 from inventory.snapshot import Touched
 
@@ -290,7 +291,7 @@ class ControlServer:
             awaited.set()
         for peer, ticket in self._paths.waiting_for(session.host):
             # What was sent to the session before this one may have been lost with it; to come twice does no harm.
-            await session.channel.send(m.DialBack(ticket=ticket, peer=peer))
+            await session.channel.send(_dial_back(ticket, peer))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._tell, session)
             nursery.start_soon(self._until_certificate_ends, session)
@@ -391,7 +392,7 @@ class ControlServer:
             peer = await self._path_peer(session, message.peer)
             ours, theirs = self._paths.offer(session.host, message.peer)
             with contextlib.suppress(ControlEnded):  # it may be back at once, and is asked again then
-                await peer.channel.send(m.DialBack(ticket=theirs, peer=session.host))
+                await peer.channel.send(_dial_back(theirs, session.host))
         except PeerError as exc:
             await session.channel.send(m.PathRefused(id=message.id, reason=m.words(exc.what)))
             return
@@ -403,6 +404,22 @@ class ControlServer:
         host = session.host
         if name == host or not self._audience.sees(session.hearer, name):
             raise PeerError(f"no rule lets {host} and {shown(name)} reach each other")
+        return await self._session_of(name)
+
+    async def own_path(self, name: str) -> str:
+        """A ticket for a path from this gateway to a host, which is told to come.
+
+        Raises:
+            PeerError: it is not connected to us, or there are too many paths.
+        """
+        peer = await self._session_of(name)
+        place = place_of(self._owner.name)
+        ours, theirs = self._paths.offer(place, name)
+        with contextlib.suppress(ControlEnded):
+            await peer.channel.send(_dial_back(theirs, place))
+        return ours
+
+    async def _session_of(self, name: str) -> Session:
         if name not in self._sessions and self._owner.is_expected(name):
             patience = limits.RETURN_PATIENCE if name in self._returning else limits.LINK_PATIENCE
             with trio.move_on_after(patience):
@@ -453,3 +470,11 @@ class ControlServer:
         finally:
             session.answers.pop(number, None)
         raise Unavailable(f"host {host} did not answer within {limits.CONTROL_REQUEST_TIMEOUT:.0f} s")
+
+
+def _dial_back(ticket: str, peer: str) -> m.DialBack:
+    """`peer` as in a path: a host's name, or the place of this gateway."""
+    gateway = gateway_of(peer)
+    if gateway is not None:
+        return m.DialBack(ticket=ticket, peer=gateway, role="gateway")
+    return m.DialBack(ticket=ticket, peer=peer)

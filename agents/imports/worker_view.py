@@ -1,6 +1,6 @@
 """Pure: what a gateway's data workers are told of the estate: who may connect and relay; and of what the gateway serves
 for others (what it brings in, and what is on the hosts that it reaches), all that it takes to decide about it as a host
-decides about its own services.
+decides about its own services; and of what it publishes, all that it takes to get there.
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ import msgspec
 
 from agents.workers import messages as m
 from agents.workers.placement import Placed
+from inventory.health import HealthByHost
 from inventory.imports import place_of
-from inventory.model import Instance, Reach, Service
+from inventory.model import Instance, Publication, Reach, Service
 from inventory.policy_index import bits_of
 from inventory.snapshot import Snapshot
 
@@ -23,7 +24,15 @@ def served(snapshot: Snapshot, gateway: str) -> list[Service]:
     what a rule says of labels is about all of them."""
     names = {wanted.service for wanted in snapshot.authority.imports.values() if wanted.gateway == gateway}
     names.update(instance.service for host in snapshot.behind(gateway) for instance in snapshot.offers(host))
+    names |= published(snapshot, gateway)
     return [service for name in sorted(names) if (service := snapshot.service(name)) is not None]
+
+
+def published(snapshot: Snapshot, gateway: str) -> set[str]:
+    """Services to which this gateway takes those for whom it speaks, wherever they are served."""
+    behind = set(snapshot.behind(gateway))
+    publications = snapshot.authority.publications.values()
+    return {one.service for one in publications if one.gateway == gateway or one.host in behind}
 
 
 def authority_for_workers(snapshot: Snapshot, gateway: str) -> m.Authority:
@@ -31,8 +40,8 @@ def authority_for_workers(snapshot: Snapshot, gateway: str) -> m.Authority:
     authority, index = snapshot.authority, snapshot.index
     mine = {name: _without_secrets(reach) for name, reach in authority.reaches.items() if reach.gateway == gateway}
     nothing = replace(
-        authority, invites={}, instances={}, imports={}, reaches=mine, numbers={}, policy=None, policy_number=0,
-        number=0, head="",
+        authority, invites={}, instances={}, imports={}, reaches=mine, publications=_published_here(snapshot, gateway),
+        numbers={}, policy=None, policy_number=0, number=0, head="",
     )  # fmt: skip
     services = served(snapshot, gateway)
     if not services:
@@ -49,6 +58,12 @@ def authority_for_workers(snapshot: Snapshot, gateway: str) -> m.Authority:
         imports={i: wanted for i, wanted in authority.imports.items() if wanted.service in names},
     )
     return m.Authority(state=state, allows=tuple(index.rules[bit].rule for bit in bits_of(mask & index.allows)))
+
+
+def _published_here(snapshot: Snapshot, gateway: str) -> dict[str, Publication]:
+    behind = set(snapshot.behind(gateway))
+    publications = snapshot.authority.publications.items()
+    return {i: one for i, one in publications if one.gateway == gateway or one.host in behind}
 
 
 def _without_secrets(reach: Reach) -> Reach:
@@ -72,4 +87,17 @@ def placement_for_workers(snapshot: Snapshot, gateway: str, leaving: Iterable[In
     gone = tuple(instance for instance in leaving if instance.id not in known)
     if gone:
         reported[place] = (*reported.get(place, ()), *gone)
-    return Placed(revision=snapshot.revision, reported=reported)
+    goals = [found for name in published(snapshot, gateway) if (found := snapshot.service(name)) is not None]
+    hosts = {instance.host for goal in goals for instance in goal.instances}
+    known_health = {
+        i.id: health
+        for goal in goals
+        for i in goal.instances
+        if (health := snapshot.health_on(i.host).get(i.id)) is not None
+    }
+    return Placed(
+        revision=snapshot.revision,
+        presence={host: snapshot.presence[host] for host in hosts if host in snapshot.presence},
+        reported=reported,
+        health=HealthByHost(known_health),
+    )

@@ -25,14 +25,17 @@ from agents.guards import must_pass
 from agents.loop_lag import watch_lag
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
-from agents.workers.inbound import Inbound
+from agents.workers.client_tls import ClientTls
+from agents.workers.inbound import Inbound, why_silenced
 from agents.workers.last_hop import place_in
 from agents.workers.live import LiveFlow
+from agents.workers.notices import Notices
 from agents.workers.offered import Offered
 from agents.workers.outbound import Outbound
 from agents.workers.placement import changed, placed
 from agents.workers.pool import Path as GatewayPath
 from agents.workers.pool import TunnelPool, tune
+from agents.workers.published import Published
 from agents.workers.shares import Kind, Shares
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
@@ -73,7 +76,7 @@ class DataWorker:
         self.name = begin.name
         self.role = begin.role
         self.site = begin.site
-        self._place = place_of(begin.name) if begin.role == "gateway" else begin.name
+        self.place = place_of(begin.name) if begin.role == "gateway" else begin.name
         """The `host` of our own instances. A host may have the name of a gateway, and is somebody else (C07)."""
         self.trust_domain = begin.trust_domain
         self._shutting_down: str | None = None
@@ -85,15 +88,14 @@ class DataWorker:
         self._shares = shares
         self._nursery = nursery
         self._tally = Tally()
-        self.offered = Offered(self._place, begin.name if begin.role == "gateway" else "")
+        self.offered = Offered(self.place, begin.name if begin.role == "gateway" else "")
         self.ssh_channels = place_in(Path(begin.home))
         self._paths: dict[str, list[trio.MemorySendChannel[m.PathFound | m.PathFailed]]] = {}
         self._listeners: dict[tuple[str, int], Listener] = {}
         self._stepped_back: list[Listener] = []
         """Listeners that let other workers go first."""
         self._dial_backs = 0
-        self._notices = 0
-        self._notices_lost = 0
+        self._notices = Notices(nursery, channel)
         self._memory = Returner()
         self._reported: object = None
         self._reported_at = -math.inf
@@ -111,6 +113,10 @@ class DataWorker:
         )
         self.inbound = Inbound(self.loop, self._tasks, self.pool, self.streams, self)
         self.outbound = Outbound(self.loop, self._tasks, self.pool, self.streams, self)
+        self._client_tls = ClientTls(identity)
+        self.published = Published(
+            self.loop, self._tasks, self.streams, self.outbound, self._tally, self._client_tls, self
+        )
 
     # --- tasks ----------------------------------------------------------------------------------------------------
 
@@ -228,8 +234,12 @@ class DataWorker:
                 self._know(changed(self.snapshot, message))
             case m.IdentityChanged():
                 self.pool.reload_identity()
+                self._client_tls.reload()
             case m.Listen():
                 self._listen(message, fds[0])
+            case m.ListenPublished():
+                tune(fds[0])
+                self._serve((message.address, message.port), fds[0], self.published.taker(message), "streams")
             case m.Unlisten():
                 listener = self._listeners.pop((message.address, message.port), None)
                 if listener is not None:
@@ -238,6 +248,8 @@ class DataWorker:
                 self._serve(("@tunnels", 0), fds[0], self.inbound.connection, "tunnels")
             case m.OpenControl():
                 self._tasks.start_soon(self._open_control, message, fds[0])
+            case m.AdoptForwarded():
+                self.published.forwarded(message, fds[0])
             case m.Adopt():
                 self._tasks.start_soon(self._adopt, message, fds[0])
             case m.PathFound() | m.PathFailed():
@@ -285,7 +297,9 @@ class DataWorker:
         # In this order the records say most: why a peer is revoked, then which rule let go of a stream, then the rest.
         self.pool.drop_revoked()
         self.streams.cut_hosts(gone)
+        self.streams.cut_where(lambda flow: why_silenced(snapshot, flow))
         self.streams.recheck()
+        self.published.know(snapshot)
         self.pool.drop_strangers()
 
     def _know(self, snapshot: Snapshot) -> None:
@@ -293,14 +307,14 @@ class DataWorker:
         self.streams.know(snapshot)
         if self.offered.know(snapshot):
             self.targets.know(self.offered.targets)
-        host = snapshot.host(self._place)
+        host = snapshot.host(self.place)
         if host is not None:
             self.site = host.site
 
     @property
     def draining(self) -> str | None:
         """Why there are no new streams: this process ends, or the operator drains the host."""
-        host = self.snapshot.host(self._place)
+        host = self.snapshot.host(self.place)
         return self._shutting_down or (host.draining if host is not None else None)
 
     def why_draining(self, instance: Instance) -> str | None:
@@ -311,7 +325,8 @@ class DataWorker:
         return self.snapshot.is_revoked(spiffe_id, key)
 
     def is_stranger(self, peer: SpiffeId) -> bool:
-        return peer.role == "host" and self.snapshot.host(peer.name) is None
+        known = self.snapshot.authority.gateways if peer.role == "gateway" else self.snapshot.authority.hosts
+        return peer.name not in known
 
     def advertised(self, host: str) -> str | None:
         presence = self.snapshot.presence.get(host)
@@ -320,7 +335,7 @@ class DataWorker:
     # --- listening ------------------------------------------------------------------------------------------------
 
     def _may_accept(self) -> bool:
-        waiting = self.inbound.waiting + self.outbound.waiting
+        waiting = self.inbound.waiting + self.outbound.waiting + self.published.sockets
         return self.streams.descriptors + waiting < self._sockets_max
 
     def _listen(self, message: m.Listen, sock: socket.socket) -> None:
@@ -407,7 +422,7 @@ class DataWorker:
 
     @property
     def _is_empty(self) -> bool:
-        waiting = self.inbound.waiting + self.outbound.waiting + self._dial_backs
+        waiting = self.inbound.waiting + self.outbound.waiting + self.published.sockets + self._dial_backs
         return not (self.streams.descriptors or waiting or self.pool.is_busy)
 
     # --- paths and control ----------------------------------------------------------------------------------------
@@ -438,7 +453,7 @@ class DataWorker:
             return
         self._dial_backs += 1
         try:
-            await self.pool.dial_back(message.peer, path)
+            await self.pool.dial_back(message.peer, path, message.role)
         except MeshError as exc:
             self.notice("dial-back-failed", f"{about}: {exc.what}")
         finally:
@@ -523,33 +538,14 @@ class DataWorker:
     # --- the rest -------------------------------------------------------------------------------------------------
 
     def notice(self, event: str, text: str) -> None:
-        """Never waits. Peers can cause these, so they do not pile up when nobody takes them."""
-        if self._notices >= limits.NOTICES_PENDING_MAX:
-            self._notices_lost += 1
-            return
-        self._notices += 1
-        lost, self._notices_lost = self._notices_lost, 0
-        self._nursery.start_soon(self._notice, event, text + (f" ({lost} others were left out)" if lost else ""))
-
-    async def _notice(self, event: str, text: str) -> None:
-        try:
-            with contextlib.suppress(ChannelClosed):
-                await self._channel.send(m.Notice(event=event, text=text[: limits.LOG_LINE_MAX]))
-        finally:
-            self._notices -= 1
+        self._notices.say(event, text)
 
     async def watch(self) -> None:
         await watch_lag(self._tally.lag)
 
     def _crashed(self, error: BaseException) -> None:
         self._tally.errors += 1
-        where = ""
-        if error.__traceback__ is not None:
-            frame = error.__traceback__
-            while frame.tb_next is not None:
-                frame = frame.tb_next
-            where = f" at {Path(frame.tb_frame.f_code.co_filename).name}:{frame.tb_lineno}"
-        self.notice("internal-error", f"one connection was ended by {type(error).__name__}: {error}{where}")
+        self._notices.crashed(error)
 
 
 async def run(loop: Loop, fd: int, page: int) -> None:

@@ -17,22 +17,25 @@ from agents.guards import must_pass
 from agents.workers.last_hop import LastHopRefused, ask
 from agents.workers.live import LiveFlow
 from agents.workers.offered import Offered, check_address
+from agents.workers.own_targets import preamble
 from agents.workers.pool import TunnelPool, expect_reading, tune
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.errors import PeerError
-from bridge.policy.decide import Subject
+from bridge.policy.decide import Subject, parse_subject_name
 from bridge.relay.local import LocalSocket
 from bridge.relay.loop import Loop
 from bridge.relay.tunnel import Tunnel
 from bridge.tunnels.frames import Code, Open
 from bridge.tunnels.handshake import receive_some
 from bridge.tunnels.session import Stream
-from inventory.errors import Unavailable
+from inventory.endpoints import Endpoint, parse_endpoint
+from inventory.errors import AnswerIsNo, InputError, Unavailable
 from inventory.model import Instance
-from inventory.names import shown
+from inventory.names import SpiffeId, shown
+from inventory.snapshot import Snapshot
 
 CONTROL = "@control"
 _TLS = b"\x16"
@@ -45,6 +48,7 @@ class InboundOwner(Protocol):
     name: str
     role: str
     targets: Targets
+    snapshot: Snapshot
     offered: Offered
     ssh_channels: Path
 
@@ -60,6 +64,57 @@ class InboundOwner(Protocol):
         """The supervisor's end of a control stream."""
 
     def notice(self, event: str, text: str) -> None: ...
+
+
+def subject_of(snapshot: Snapshot, peer: SpiffeId, said: str | None) -> Subject:
+    """Pure: for whom a peer asks: a host for itself, a gateway for those that the signed log lets it speak for.
+
+    Raises:
+        AnswerIsNo: it may not (C07, C10).
+    """
+    if peer.role == "host":
+        if said is not None:
+            raise AnswerIsNo(f"host {peer.name} may speak for itself only, not for {shown(said)}")
+        return Subject("host", peer.name)
+    if said is None or peer.role != "gateway":
+        # The policy's subjects are hosts and clients: a gateway of the same name is somebody else (C07).
+        raise AnswerIsNo(f"role {peer.role} may not open a stream to a service")
+    try:
+        subject = parse_subject_name(said)
+    except InputError as exc:
+        raise AnswerIsNo(exc.what) from None
+    speaks = snapshot.speaks_for_client if subject.kind == "client" else snapshot.speaks_for_host
+    if str(subject) != said or not speaks(peer.name, subject.name):
+        raise AnswerIsNo(f"gateway {peer.name} may not speak for {shown(said)}")
+    return subject
+
+
+def why_silenced(snapshot: Snapshot, flow: LiveFlow) -> str | None:
+    """Pure: why the gateway on whose word a stream was opened may not give it any more; None when it may."""
+    if flow.speaker is None:
+        return None
+    speaks = snapshot.speaks_for_client if flow.subject.kind == "client" else snapshot.speaks_for_host
+    if speaks(flow.speaker, flow.subject.name):
+        return None
+    return f"gateway {flow.speaker} may not speak for {flow.subject} any more"
+
+
+def _source_said(wish: Open) -> str | None:
+    """Where the subject calls from, as its gateway says."""
+    if wish.subject is None or wish.source is None:
+        return None
+    try:
+        return str(parse_endpoint(wish.source, zero_ok=True))
+    except InputError:
+        return None
+
+
+def _source_seen(tunnel: Tunnel) -> str | None:
+    """Where the host at the other end is, if we see it; its program is somewhere on it."""
+    if tunnel.via is not None:
+        return None
+    host, _, port = tunnel.remote.rpartition(":")
+    return str(Endpoint(host, int(port))) if port.isdigit() else None
 
 
 class Inbound:
@@ -181,12 +236,16 @@ class Inbound:
         return flow
 
     def _open_service(self, tunnel: Tunnel, stream: Stream, wish: Open) -> None:
-        role = tunnel.peer.spiffe.role
-        if role != "host":
-            # The policy's subjects are hosts: a gateway of the same name is somebody else (C07).
-            self._refuse(tunnel, stream, Code.DENIED, f"role {role} may not open a stream to a service")
+        try:
+            subject = subject_of(self._owner.snapshot, tunnel.peer.spiffe, wish.subject)
+        except AnswerIsNo as exc:
+            self._owner.notice("subject-refused", f"{tunnel.peer.spiffe}: {exc.what}")
+            self._refuse(tunnel, stream, Code.DENIED, exc.what)
             return
         flow = self._flow(tunnel, wish)
+        flow.subject = subject
+        flow.speaker = tunnel.peer.spiffe.name if wish.subject is not None else None
+        flow.source = _source_said(wish)
         refusal = self._streams.judge(flow)
         instance = self._owner.offered.instance(wish.service, wish.target, wish.host)
         if refusal is not None:
@@ -214,8 +273,14 @@ class Inbound:
         self._streams.placed(flow, instance.id)
         local = LocalSocket(self._loop, sock, self._streams, flow)
         local.sole = True
+        self._tell_who_calls(tunnel, flow, instance, local)
         self._streams.live(local)
         local.connect(tunnel, stream, address)
+
+    def _tell_who_calls(self, tunnel: Tunnel, flow: LiveFlow, instance: Instance, local: LocalSocket) -> None:
+        if instance.proxy_protocol:
+            source = flow.source if flow.speaker is not None else _source_seen(tunnel)
+            local.preamble = preamble(flow, instance, source)
 
     # --- agentless hosts ------------------------------------------------------------------------------------------
 
@@ -229,6 +294,7 @@ class Inbound:
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._streams.placed(flow, instance.id)
         local = LocalSocket(self._loop, sock, self._streams, flow)
+        self._tell_who_calls(tunnel, flow, instance, local)
         self._streams.live(local)
         local.wait(tunnel, stream)
         # The task has a descriptor of its own: the stream may end meanwhile, and with it the socket.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from dataclasses import dataclass
 from itertools import count
 from typing import Literal
 
@@ -10,6 +11,7 @@ import trio
 
 from bridge.flows import DIRECT, Flow, Result
 from bridge.policy.decide import Permit, Subject
+from inventory.clients import Address
 from inventory.errors import MeshError
 
 Side = Literal["source", "destination", "control"]
@@ -23,12 +25,24 @@ def new_flow_id() -> str:
     return f"{_PREFIX}-{next(_numbers):x}"
 
 
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """A connection to a published port, and by what its client is known."""
+
+    entrance: str
+    """The `ADDR:PORT` of this gateway that it came to, or the host on whose loopback it did."""
+    address: Address | None
+    key: str | None
+    """Hash of the key in its certificate, when it showed one."""
+
+
 class LiveFlow:
     """Who talks to what, under which permit. `started` is wall-clock unix seconds, `began` and `accepted` monotonic."""
 
     __slots__ = (
-        "accepted", "began", "failure", "host", "id", "instance", "last_refusal", "observed", "peer", "permit",
-        "refused_by", "service", "settled", "side", "site", "started", "subject", "tried", "tries", "user", "via",
+        "accepted", "began", "caller", "failure", "host", "id", "instance", "last_refusal", "observed", "over", "peer",
+        "permit", "refused_by", "result", "service", "settled", "side", "site", "source", "speaker", "started",
+        "subject", "tried", "tries", "user", "via",
     )  # fmt: skip
 
     def __init__(
@@ -60,6 +74,16 @@ class LiveFlow:
         self.settled: trio.Event | None = None
         """Set when it was accepted or failed, for whoever waits to be told (`dial`)."""
         self.failure: MeshError | None = None
+        self.caller: Caller | None = None
+        """At a gateway: the connection of a client that this is, when it is one."""
+        self.speaker: str | None = None
+        """The gateway on whose word the subject is who it is; None: the peer's certificate says it."""
+        self.source: str | None = None
+        """Where the subject calls from, `ADDR:PORT`, as far as it is known."""
+        self.result: Result | None = None
+        """How it ended; None while it goes on."""
+        self.over: trio.Event | None = None
+        """Set when it ends, for whoever waits for that."""
 
     def _deciding_rule(self, result: Result) -> str:
         """The far end's rule where it refused what we would have permitted; else the one of our permit."""

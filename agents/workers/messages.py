@@ -12,6 +12,7 @@ from bridge.counters import CounterDeltas
 from bridge.flows import Flow
 from inventory.authority import AuthorityState
 from inventory.model import Health, Instance, Presence
+from inventory.names import Role
 from inventory.policy_rules import Rule
 
 
@@ -80,6 +81,16 @@ class Unlisten(Message, frozen=True, kw_only=True, tag="unlisten"):
     port: int
 
 
+class ListenPublished(Message, frozen=True, kw_only=True, tag="listen-published"):
+    """Take clients that know nothing of us on the listening socket that comes along."""
+
+    fds = 1
+    service: str
+    address: str
+    port: int
+    tls: bool
+
+
 class ListenTunnels(Message, frozen=True, kw_only=True, tag="listen-tunnels"):
     """Accept tunnels (and at a gateway their guests) on the listening socket that comes along."""
 
@@ -104,6 +115,14 @@ class Adopt(Message, frozen=True, kw_only=True, tag="adopt"):
     user: str | None
 
 
+class AdoptForwarded(Message, frozen=True, kw_only=True, tag="adopt-forwarded"):
+    """A program on an agentless host connected to a port that is published there: this is our end of it."""
+
+    fds = 1
+    host: str
+    service: str
+
+
 class PathFound(Message, frozen=True, kw_only=True, tag="path-found"):
     peer: str
     gateway: str
@@ -120,6 +139,7 @@ class PathFailed(Message, frozen=True, kw_only=True, tag="path-failed"):
 
 class DialBack(Message, frozen=True, kw_only=True, tag="dial-back"):
     peer: str
+    role: Role
     gateway: str
     address: str
     ticket: str
@@ -269,9 +289,11 @@ ToWorker = (
     | IdentityChanged
     | Listen
     | Unlisten
+    | ListenPublished
     | ListenTunnels
     | OpenControl
     | Adopt
+    | AdoptForwarded
     | PathFound
     | PathFailed
     | DialBack

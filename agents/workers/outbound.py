@@ -10,15 +10,19 @@ from __future__ import annotations
 import pwd
 import random
 import socket
+from pathlib import Path
 from typing import Protocol
 
 import trio
 
 from agents import clock
 from agents.guards import must_pass
-from agents.workers.live import LiveFlow
-from agents.workers.pool import TunnelPool, connect
+from agents.workers.live import Caller, LiveFlow
+from agents.workers.offered import Offered
+from agents.workers.own_targets import connect_own
+from agents.workers.pool import TunnelPool
 from agents.workers.streams import Streams
+from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.errors import PeerError
@@ -49,9 +53,15 @@ class OutboundOwner(Protocol):
     """The worker, as far as what goes out needs it."""
 
     name: str
+    role: str
+    place: str
+    """The `host` of our own instances."""
     site: str | None
     trust_domain: str
     snapshot: Snapshot
+    targets: Targets
+    offered: Offered
+    ssh_channels: Path
 
 
 class Outbound:
@@ -99,6 +109,21 @@ class Outbound:
         if flow.failure is not None:
             raise flow.failure
 
+    def client(
+        self, sock: socket.socket, service: str, subject: Subject, caller: Caller, source: str | None
+    ) -> LiveFlow | None:
+        """Somebody for whom this gateway speaks connected from `source`; None when it is refused, and the socket is
+        closed. Owns the socket."""
+        flow = self._flow(ServiceName(service), None)
+        flow.subject, flow.caller, flow.source, flow.over = subject, caller, source, trio.Event()
+        flow.speaker = self._owner.name
+        host = self._owner.snapshot.host(subject.name) if subject.kind == "host" else None
+        if host is not None and host.draining is not None:
+            sock.close()
+            self._streams.not_live(flow, "refused", f"host {host.name} is draining: {host.draining}", None)
+            return None
+        return flow if self._begin(sock, flow) else None
+
     def flow_for_control(self) -> LiveFlow:
         flow = self._flow(ServiceName("@control"), None)
         flow.side = "control"
@@ -133,12 +158,12 @@ class Outbound:
             self.waiting -= 1
         self._loop.settle()
 
-    def _begin(self, sock: socket.socket, flow: LiveFlow) -> None:
+    def _begin(self, sock: socket.socket, flow: LiveFlow) -> bool:
         refusal = self._streams.judge(flow)
         if refusal is not None:
             sock.close()
             self._streams.not_live(flow, "refused", refusal.reason, refusal.rule)
-            return
+            return False
         local = LocalSocket(self._loop, sock, self._streams, flow)
         local.sole = True
         self._budget.count_first(self._loop.now)
@@ -150,6 +175,14 @@ class Outbound:
             self._open(local, flow, instance, tunnel)
         else:
             self._tasks.start_soon(self._place, local)
+        return True
+
+    def _is_here(self, instance: Instance) -> bool:
+        """Whether this node takes the streams to it: a host of our name is somebody else at a gateway (C07)."""
+        owner = self._owner
+        if owner.role != "gateway":
+            return instance.host == owner.name
+        return instance.host == owner.place or owner.snapshot.served_by(instance.host) == owner.name
 
     # --- choosing -------------------------------------------------------------------------------------------------
 
@@ -173,7 +206,7 @@ class Outbound:
                 healthy=_healthy(snapshot, i),
                 ejected=i.id in ejected,
                 load=self._streams.load_of(i.id) / max(i.weight, 1),
-                usable=_serves(snapshot, i) and (i.host == owner.name or self._reachable(i.host)),
+                usable=_serves(snapshot, i) and (self._is_here(i) or self._reachable(i.host)),
             )
             for i in instances
         ]
@@ -186,7 +219,7 @@ class Outbound:
         return presence is None or presence.online or presence.advertise is not None or gateway_of(host) is not None
 
     def _warm(self, instance: Instance | None) -> Tunnel | None:
-        if instance is None or instance.host == self._owner.name:
+        if instance is None or self._is_here(instance):
             return None
         gateway = self._owner.snapshot.served_by(instance.host)
         if gateway is not None:
@@ -211,7 +244,15 @@ class Outbound:
         flow.via = tunnel.via
         host = self._owner.snapshot.host(instance.host)
         behind = host.name if host is not None and host.via is not None else None
-        wish = Open(service=flow.service, target=instance.target, host=behind, user=flow.user, trace=flow.id)
+        wish = Open(
+            service=flow.service,
+            target=instance.target,
+            host=behind,
+            user=flow.user,
+            trace=flow.id,
+            subject=str(flow.subject) if flow.speaker is not None else None,
+            source=flow.source if flow.speaker is not None else None,
+        )
         local.open(tunnel, encode_open(wish))
 
     # --- the slow path --------------------------------------------------------------------------------------------
@@ -244,7 +285,7 @@ class Outbound:
             if (flow.tried or flow.tries) and not self._budget.allow_again(self._loop.now):
                 raise Unavailable(f"{flow.last_refusal} (and the retry budget is used up)")
             try:
-                if instance.host == self._owner.name:
+                if self._is_here(instance):
                     await self._here(local, flow, instance)
                 else:
                     tunnel = self._warm(instance) or await self._dial(instance)
@@ -272,7 +313,7 @@ class Outbound:
 
     async def _here(self, local: LocalSocket, flow: LiveFlow, instance: Instance) -> None:
         """The chosen instance is on this very host: no tunnel, the two sockets are joined."""
-        target = await connect(instance.target)
+        target = await connect_own(self._owner, instance, flow, local)
         sock = local.release()
         if sock is None:
             target.close()

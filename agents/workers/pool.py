@@ -32,7 +32,7 @@ from bridge.tunnels.handshake import handshake, send_all
 from bridge.tunnels.session import Stream
 from inventory.endpoints import parse_endpoint
 from inventory.errors import InputError, MeshError, Unavailable
-from inventory.names import SpiffeId
+from inventory.names import Role, SpiffeId
 
 _CODES = {"revoked": Code.REVOKED}
 
@@ -47,7 +47,7 @@ class PoolOwner(Protocol):
 
     def is_revoked(self, spiffe_id: str, key: str) -> str | None: ...
     def is_stranger(self, peer: SpiffeId) -> bool:
-        """A host that we were not told of: it was removed, or no rule joins us."""
+        """A host that we were not told of: it was removed, or no rule joins us. Or a gateway that is not in the log."""
 
     def advertised(self, host: str) -> str | None: ...
     def notice(self, event: str, text: str) -> None: ...
@@ -132,6 +132,8 @@ class TunnelPool:
     def usable(self, peer: SpiffeId) -> Tunnel | None:
         """A tunnel to `peer` on which a stream can be opened now."""
         for tunnel in self._tunnels.get(peer, ()):
+            if peer.role == "gateway" and not tunnel.opener:
+                continue  # it is for those for whom the gateway speaks, and the gateway's to end
             if tunnel.is_usable and tunnel not in self._retired:
                 return tunnel
         return None
@@ -222,10 +224,11 @@ class TunnelPool:
         sock = await connect(address)
         return await self._establish_within(sock, server=False, expected=peer, path=path)
 
-    async def dial_back(self, host: str, path: Path) -> None:
-        """Meet `host`, which waits at a gateway: we connect, it is the TLS client. Raises PeerError."""
+    async def dial_back(self, peer: str, path: Path, role: Role = "host") -> None:
+        """Meet `peer`, which waits at a gateway, or is the gateway: we connect, it is the TLS client. Raises
+        PeerError."""
         sock = await connect(path.address)
-        expected = SpiffeId(self._me.trust_domain, "host", host)
+        expected = SpiffeId(self._me.trust_domain, role, peer)
         await self._establish_within(sock, server=True, expected=expected, path=path)
 
     async def _establish_within(
@@ -279,13 +282,14 @@ class TunnelPool:
             peer_chain(tls),
             now=clock.now(),
             trust_domain=self._me.trust_domain,
-            # Hosts are what dials; a gateway never does.
-            roles=(expected.role,) if expected else ("host",),
+            # A gateway dials for those for whom it speaks (see `inbound.subject_of`).
+            roles=(expected.role,) if expected else ("host", "gateway"),
             purpose="open a tunnel",
             is_revoked=self._owner.is_revoked,
             name=expected.name if expected else None,
         )
-        if self._owner.is_stranger(peer.spiffe):
+        # Whom we dial ourselves as a gateway is one by its certificate, before we hear of it in the log.
+        if (expected is None or expected.role == "host") and self._owner.is_stranger(peer.spiffe):
             raise PeerRefused("unknown", f"{peer.spiffe} is not known here: it was removed, or no rule joins us")
         return peer
 
@@ -389,7 +393,8 @@ class TunnelPool:
     def drop_strangers(self) -> None:
         """Close the tunnels of every peer that is not known here any more."""
         for tunnel in self.all():
-            if self._owner.is_stranger(tunnel.peer.spiffe):
+            by_us = tunnel.opener and tunnel.peer.spiffe.role == "gateway"
+            if not by_us and self._owner.is_stranger(tunnel.peer.spiffe):
                 tunnel.close(Code.IDENTITY, f"{tunnel.peer.spiffe} is not known here any more")
         self._loop.settle()
 

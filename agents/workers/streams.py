@@ -286,6 +286,9 @@ class Streams:
 
     def _ended(self, flow: LiveFlow, result: Result, reason: str, to_service: int, from_service: int) -> None:
         self._count_load(flow.instance, -1)
+        flow.result = result
+        if flow.over is not None:
+            flow.over.set()
         if flow.accepted is None:
             self._tally.stream_not_opened(flow.service, result)
         else:
@@ -322,14 +325,17 @@ class Streams:
 
     def cut_hosts(self, gone: Mapping[str, str]) -> None:
         """End the streams to instances on these hosts, for the reason given with each."""
-        if not gone:
-            return
+        if gone:
+            self.cut_where(lambda flow: gone.get(host_of(flow.instance)))
+
+    def cut_where(self, why: Callable[[LiveFlow], str | None]) -> None:
+        """End the streams for which there is a reason."""
         for local in list(self._live):
-            reason = gone.get(host_of(_flow(local).instance))
+            reason = why(_flow(local))
             if reason is not None:
                 local.abort(Code.CUT, "cut", reason)
         for splice, flow in self._local_splices():
-            reason = gone.get(host_of(flow.instance))
+            reason = why(flow)
             if reason is not None:
                 splice.close(_CUT + reason)
 

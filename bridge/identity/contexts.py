@@ -6,6 +6,7 @@
     bootstrap_client                that node before it knows the root: unverified, used only to fetch the genesis
                                     entry, whose hash must then equal the one in the token
     probe_client                    a check towards what it checks: any version, unverified; nothing is said over it
+    clients_server                  a gateway towards clients that know nothing of us; each certificate for itself
     consul_client                   a gateway or a command towards Consul, by its name and the CA of its own
 
 TLS 1.3 only; no tickets, because a resumed session is not checked for revocation or expiry (C15); our root and no
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import ssl
 from _ssl import ENCODING_DER
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +103,25 @@ def consul_client(ca_file: str | None) -> ssl.SSLContext:
         why = "it holds no certificate" if isinstance(exc, ssl.SSLError) else exc.strerror
         what = f"the CA of Consul cannot be read: {why}"
         raise InputError(what, where=ca_file, hint="name a PEM file with --consul-ca") from None
+    return context
+
+
+def clients_server(identity_path: Path, certificates: Iterable[str]) -> ssl.SSLContext:
+    """For clients that know nothing of us and show one of these certificates (PEM), each of which stands for itself:
+    whatever it issued counts for nothing, so that what was pinned is one key and not a CA.
+
+    Raises:
+        InputError: the identity or a certificate cannot be used.
+    """
+    context = _server()
+    _show(context, identity_path)
+    context.verify_mode = ssl.CERT_REQUIRED
+    context.verify_flags = ssl.VerifyFlags(context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN)
+    for certificate in certificates:
+        try:
+            context.load_verify_locations(cadata=certificate)
+        except (ValueError, ssl.SSLError):
+            raise InputError("a client's certificate cannot be used") from None
     return context
 
 

@@ -20,6 +20,7 @@ from bridge.relay.tunnel import Tunnel
 from bridge.tunnels.frames import HEADER, HEADER_SIZE, Code, FrameType, Reason, code_word
 from bridge.tunnels.session import Stream
 from bridge.tunnels.stream_state import State
+from inventory.endpoints import Endpoint
 
 _ABORT = struct.pack("ii", 1, 0)
 _DATA = int(FrameType.DATA)
@@ -62,8 +63,8 @@ class LocalSocket:
 
     __slots__ = (
         "_connecting", "_early", "_early_fin", "_early_sent", "_fd", "_fin_waits", "_has_more", "_mask", "_parked",
-        "_pending", "_reading", "_sock", "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "sole", "stream",
-        "tunnel",
+        "_pending", "_reading", "_sock", "bytes_in", "bytes_out", "context", "ended", "loop", "owner", "preamble",
+        "sole", "stream", "tunnel",
     )  # fmt: skip
 
     def __init__(self, loop: Loop, sock: socket.socket, owner: LocalOwner, context: object) -> None:
@@ -77,6 +78,8 @@ class LocalSocket:
         """Bytes that the local socket took."""
         self.bytes_out = 0
         """Bytes read from it."""
+        self.preamble: bytes | None = None
+        """What a target is told before the stream's first byte."""
         self.sole = False
         """Whether no other process can hold a descriptor of this socket. Its end then costs a system call less."""
         self._sock = sock
@@ -164,6 +167,9 @@ class LocalSocket:
 
     def _established(self) -> None:
         assert self.tunnel is not None and self.stream is not None
+        if self.preamble is not None and (error := self._send_preamble(self.preamble)):
+            self.owner.local_connect_failed(self, error)
+            return
         self._connecting = False
         self.tunnel.session.accept(self.stream)
         self.loop.touch(self.tunnel)
@@ -172,6 +178,23 @@ class LocalSocket:
         if not self.ended:
             self._write()
             self._watch()
+
+    def _send_preamble(self, data: bytes) -> int:
+        """0, or an errno. A socket that was connected just now takes a few hundred bytes at once, or something is wrong
+        with it."""
+        try:
+            return 0 if self._sock.send(data) == len(data) else errno.ENOBUFS
+        except OSError as exc:
+            return exc.errno or errno.EIO
+
+    @property
+    def remote(self) -> str | None:
+        """`ADDR:PORT` of the other side's socket; None when it has none."""
+        try:
+            address = self._sock.getpeername()
+        except OSError:
+            return None
+        return str(Endpoint(address[0], address[1])) if isinstance(address, tuple) else None
 
     # --- the loop -------------------------------------------------------------------------------------------------
 

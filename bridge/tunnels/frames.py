@@ -99,7 +99,8 @@ class Hello(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Open(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """A wish for a stream. Who asks is never in it: that is the certificate's to say (C10)."""
+    """A wish for a stream. Who asks is the certificate's to say (C10); only a gateway says more, of those for whom the
+    signed log lets it speak."""
 
     service: str
     target: str = ""
@@ -109,6 +110,10 @@ class Open(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     user: str | None = None
     """The connecting process's local user, attested by the opener's agent."""
     trace: str = ""
+    subject: str | None = None
+    """From a gateway only: for whom it asks, as the policy writes it (`client:lpar7`)."""
+    source: str | None = None
+    """From a gateway only: the `ADDR:PORT` that it calls from."""
 
 
 class Reason(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

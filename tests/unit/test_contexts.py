@@ -24,10 +24,11 @@ BUILDERS: dict[str, Build] = {
     "mutual_client": contexts.mutual_client,
     "enrolment_server": lambda identity, _: contexts.enrolment_server(identity),
     "enrolment_client": lambda _, root: contexts.enrolment_client(root),
+    "clients_server": lambda identity, _: contexts.clients_server(identity, ()),
     "bootstrap_client": lambda _, root: contexts.bootstrap_client(),
 }
 VERIFYING = ("mutual_server", "mutual_client", "enrolment_client")
-SERVERS = ("mutual_server", "enrolment_server")
+SERVERS = ("mutual_server", "enrolment_server", "clients_server")
 
 
 @pytest.fixture
@@ -64,11 +65,22 @@ def test_peers_are_verified_under_our_root_alone(domain: TrustDomain, name: str)
     assert context.get_ca_certs(binary_form=True) == [certificates.to_der(domain.root)]
 
 
-@pytest.mark.parametrize("name", set(BUILDERS) - set(VERIFYING))
+@pytest.mark.parametrize("name", sorted(set(BUILDERS) - {*VERIFYING, "clients_server"}))
 def test_the_other_two_trust_nobody(domain: TrustDomain, name: str) -> None:
     context = build(domain, name)
     assert context.verify_mode is ssl.CERT_NONE
     assert context.get_ca_certs() == []
+
+
+def test_clients_are_verified_under_the_certificates_that_are_pinned_alone(domain: TrustDomain) -> None:
+    """Each for itself: a certificate that one of them issued leads to none of them (see test_client_tls.py)."""
+    pinned = certificates.to_pem(domain.root)
+    context = contexts.clients_server(domain.identity("gateway/gw1"), [pinned])
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.verify_flags & ssl.VERIFY_X509_PARTIAL_CHAIN
+    assert context.get_ca_certs(binary_form=True) == [certificates.to_der(domain.root)]
+    with pytest.raises(InputError, match="cannot be used"):
+        contexts.clients_server(domain.identity("gateway/gw1"), ["nothing"])
 
 
 def test_every_public_context_is_in_this_list() -> None:

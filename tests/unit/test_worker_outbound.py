@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,10 @@ import trio
 import trio.testing
 
 from agents.workers.live import LiveFlow
+from agents.workers.offered import Offered
 from agents.workers.outbound import Outbound
 from agents.workers.streams import Streams
+from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.counters import Tally
@@ -71,6 +74,8 @@ class Node:
 
     def __init__(self, rig: Rig, nursery: trio.Nursery, known: Snapshot) -> None:
         self.name, self.site, self.trust_domain = "a", None, "t.internal"
+        self.role, self.place = "host", "a"
+        self.targets, self.offered, self.ssh_channels = Targets(), Offered("a"), Path("/none")
         self.snapshot = known
         self.draining: str | None = None
         self.rig = rig
@@ -339,7 +344,7 @@ async def test_an_instance_on_this_host_needs_no_tunnel(contexts: Contexts, monk
         assert address == "127.0.0.1:9000"
         return target
 
-    monkeypatch.setattr("agents.workers.outbound.connect", connect)
+    monkeypatch.setattr("agents.workers.own_targets.connect", connect)
     async with node(contexts, estate("a")) as n:
         program = await n.connect()
         program.send(b"hello")
@@ -364,7 +369,7 @@ async def test_f29_a_stream_on_this_host_without_descriptors_is_a_failed_stream(
     def full(flags: int) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("agents.workers.outbound.connect", connect)
+    monkeypatch.setattr("agents.workers.own_targets.connect", connect)
     monkeypatch.setattr("bridge.relay.splice.os.pipe2", full)
     async with node(contexts, estate("a")) as n:
         program = await n.connect()
@@ -381,7 +386,7 @@ async def test_a_dead_instance_on_this_host_is_left_for_another(
     async def connect(address: str) -> socket.socket:
         raise PeerError(f"{address}: Connection refused")
 
-    monkeypatch.setattr("agents.workers.outbound.connect", connect)
+    monkeypatch.setattr("agents.workers.own_targets.connect", connect)
     async with node(contexts, estate("a", "b1")) as n:
         n.pool.warm.add("b")
         for _ in range(4):

@@ -81,7 +81,7 @@ class FakeWorker:
         self.offered = Offered(name)
         self.offered.know(known)
         self.ssh_channels = Path("/none")
-        self.known = known
+        self.known = self.snapshot = known
         self.tasks = FakeTasks()
         self.refusals: list[tuple[LocalSocket, Reason]] = []
         self.accepted: list[LiveFlow] = []
@@ -92,6 +92,7 @@ class FakeWorker:
         self.inbound.services = []
 
     def know(self, known: Snapshot) -> None:
+        self.snapshot = known
         self.offered.know(known)
         self.streams.know(known)
         self.streams.recheck()
@@ -257,8 +258,11 @@ def test_c31_every_stream_is_authorised_by_its_own_target(pair: Pair) -> None:
 
 def test_c10_who_asks_is_what_the_certificate_says(pair: Pair) -> None:
     pair.know(estate(rule("b reads db", "allow", "host:b", "db")))
-    forged = b'{"service":"db","target":"%s","subject":"host:b","host":"b","spiffe_id":"spiffe://t.internal/host/b"}'
+    forged = b'{"service":"db","target":"%s","subject":"host:b","spiffe_id":"spiffe://t.internal/host/b"}'
     pair.open("db", wish=forged % TARGET.encode(), judged=False)
+    _, reason = pair.a.refusals[-1]
+    assert (reason.code, reason.reason) == (Code.DENIED, "host a may speak for itself only, not for 'host:b'")
+    pair.open("db", wish=forged.replace(b"subject", b"asks") % TARGET.encode(), judged=False)
     _, reason = pair.a.refusals[-1]
     assert reason.code == Code.DENIED and "host:a" in reason.reason
     [record] = pair.b.records()
