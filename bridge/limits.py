@@ -189,8 +189,35 @@ SSH_CONNECT_TIMEOUT = 4.5
 `LoginGraceTime` or `MaxStartups` slot of an honest one is held no longer."""
 SSH_KEEPALIVE = 5.0
 """Between two questions to a silent sshd ..."""
-SSH_KEEPALIVE_MISSES = 3
-"""... and so many without an answer mean that it is gone: after 15 s (F11)."""
+SSH_KEEPALIVE_MISSES = 2
+"""... and so many without an answer, when the next one is due, mean that it is gone: after 15 s (F11)."""
+SSH_BEFORE_MAX = 256 * KIB
+"""Bytes that an sshd may send before the login is over: version, keys, a banner. Honest ones send 4 KiB."""
+SSH_WINDOW = 2 * MIB
+"""Per channel: what a host may send that nobody here has read. OpenSSH's own; 20 MB/s at a round trip of 100 ms."""
+SSH_PACKET = 32 * KIB
+"""Data of one packet, as every implementation must take it (RFC 4253, 6.1)."""
+SSH_READ_MAX = 256 * KIB
+"""Read from one stream in one turn."""
+SSH_UNSENT_MAX = 1 * MIB
+"""Waiting to be sent to one host; above it none of its streams is read."""
+SSH_UNREAD_MAX = 32 * MIB
+"""Above it the host asks and never reads what it asked for. Streams do not come near: they stop at SSH_UNSENT_MAX, with
+one read each under way."""
+SSH_PACKETS_PER_TURN = 512
+"""Looked at for one host before the others get their turn: 5 ms."""
+SSH_IDLE_MESSAGES_MAX = 2000
+"""Messages a second that carry nothing for any stream; OpenSSH sends some a minute (C35)."""
+SSH_CHANNELS_MAX = 4000
+"""Of one host."""
+SSH_ASK_TIMEOUT = 5.0
+"""From accept on the worker's socket to the end of the line that says what is wanted."""
+SSH_ASKING_MAX = 1000
+"""Connections in that stage; when full, nobody is accepted until one is through."""
+SSH_CERTIFICATE_WAIT = 2.0
+"""For the supervisor to sign a certificate: it does so at once."""
+SSH_OUTPUT_MAX = 4 * MIB
+"""Of a command run on a host, each of its two outputs."""
 SSH_RETRY_FIRST = 0.5
 SSH_RETRY_MAX = 4.0
 """Between two tries to reach an sshd, at most and with full jitter: it is back within 5 s of the cause's end."""

@@ -10,6 +10,11 @@ from typing import Literal
 
 import msgspec
 
+Cause = Literal[
+    "unreachable", "key", "authentication", "algorithms", "protocol", "lost", "refused", "suspended", "local"
+]
+"""Why a host is down, for programs. refused: its sshd is full or punishes us. local: something of ours is wrong."""
+
 
 class Message(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     fds = 0
@@ -100,10 +105,8 @@ class Beat(Message, frozen=True, kw_only=True, tag="beat"):
     The page says with which host."""
 
     channels: int
-    bytes_out: int
-    """To hosts, since the start."""
-    bytes_in: int
     opened: int
+    """Since the start."""
     refused: int
 
 
@@ -121,10 +124,7 @@ class HopState(msgspec.Struct, frozen=True, kw_only=True):
     reason: str = ""
     """Why it is down: one line, nothing in it that could act on a terminal."""
     hint: str = ""
-    cause: Literal[
-        "", "unreachable", "key", "authentication", "algorithms", "protocol", "lost", "credential", "refused",
-        "suspended", "local",
-    ] = ""  # fmt: skip
+    cause: Cause | Literal[""] = ""
     next_try: float = 0.0
     """Seconds until it is tried again."""
     kex: str = ""
@@ -182,6 +182,11 @@ FromSshWorker = Started | Beat | CertificateNeeded | HopStates | Forwarded | Ran
 
 
 # --- data worker to ssh worker, on the unix socket: one line of JSON each way, then the stream's bytes ---------------
+
+CLEAN_END = b"F"
+"""A unix socket cannot be reset: what a killed process or a lost connection leaves looks like an end of stream. So one
+descriptor comes with an answer that says ok, the stream's fate: a socket on which CLEAN_END is sent before the end of
+the stream that the host itself made. An end without it is a reset."""
 
 
 class ChannelAsked(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,4 +1,4 @@
-"""I/O: every TLS context there is. No other file builds one, and there is no option that makes one weaker (C28).
+"""I/O: every TLS context there is. No other file builds one, and no option makes one between nodes weaker (C28).
 
     mutual_server, mutual_client    tunnels: both sides show a certificate of our root
     enrolment_server                a gateway towards a node that has no certificate yet; only after the MBE1 preface
@@ -8,19 +8,22 @@
     probe_client                    a check towards what it checks: any version, unverified; nothing is said over it
     clients_server                  a gateway towards clients that know nothing of us; each certificate for itself
     consul_client                   a gateway or a command towards Consul, by its name and the CA of its own
+    last_hop_client                 a gateway towards an agentless host, by its address and the CA that was signed for
+                                    it; the one place where an allowance of the operator's makes it weaker
 
-TLS 1.3 only; no tickets, because a resumed session is not checked for revocation or expiry (C15); our root and no
-other, but for Consul and for what is checked, which are no nodes of ours. Between nodes names play no part: the client
-sends no server name (wrap with `server_hostname=None`) and the server reads none (C01); who a peer is comes from its
-certificate alone, which is asked after every handshake (verify.py). A context is built anew whenever root or identity
-change, never altered.
+TLS 1.3 only, but for a last hop and a probe; no tickets, because a resumed session is not checked for revocation or
+expiry (C15); our root and no other, but for Consul, agentless hosts and what is checked, which are no nodes of ours.
+Between nodes names play no part: the client sends no server name (wrap with `server_hostname=None`) and the server
+reads none (C01); who a peer is comes from its certificate alone, which is asked after every handshake (verify.py). A
+context is built anew whenever root or identity change, never altered.
 """
 
 from __future__ import annotations
 
 import ssl
+import warnings
 from _ssl import ENCODING_DER
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +125,42 @@ def clients_server(identity_path: Path, certificates: Iterable[str]) -> ssl.SSLC
             context.load_verify_locations(cadata=certificate)
         except (ValueError, ssl.SSLError):
             raise InputError("a client's certificate cannot be used") from None
+    return context
+
+
+def last_hop_client(ca_pem: str | None, profiles: Collection[str]) -> ssl.SSLContext:
+    """For the last hop to one agentless host, whose certificate has to name its address.
+
+    Args:
+        ca_pem: who may vouch for it; None: the CAs that the system trusts.
+        profiles: what is allowed now: `tls-1.2`, `tls-1.0` (and 1.1), `tls-rsa` (key exchange by RSA).
+
+    Raises:
+        InputError: there is no certificate in `ca_pem`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # checks the certificate and the name
+    context.options |= ssl.OP_NO_COMPRESSION
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if profiles:
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if "tls-1.0" in profiles:
+        with warnings.catch_warnings():  # that it is old is why the operator has to allow it
+            warnings.simplefilter("ignore", DeprecationWarning)
+            context.minimum_version = ssl.TLSVersion.TLSv1
+    ciphers = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM"
+    if "tls-1.0" in profiles:
+        ciphers += ":ECDHE+AES:DHE+AES"
+    if "tls-rsa" in profiles:
+        ciphers += ":kRSA+AESGCM:kRSA+AES"
+    # SHA-1, which TLS 1.0 and 1.1 sign with, is below every security level but 0.
+    context.set_ciphers(ciphers + (":@SECLEVEL=0" if "tls-1.0" in profiles else ""))
+    if ca_pem is None:
+        context.load_default_certs()
+        return context
+    try:
+        context.load_verify_locations(cadata=ca_pem)
+    except (ValueError, ssl.SSLError):
+        raise InputError("the CA that was signed for it cannot be used", hint="tls://ADDR?ca=FILE: PEM") from None
     return context
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import ssl
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -93,7 +94,7 @@ def test_every_public_context_is_in_this_list() -> None:
         and node.returns is not None
         and ast.unparse(node.returns) == "ssl.SSLContext"
     }
-    assert found == {*BUILDERS, "consul_client", "probe_client"}
+    assert found == {*BUILDERS, "consul_client", "probe_client", "last_hop_client"}
 
 
 def test_consul_is_known_by_its_name_and_its_ca_alone(domain: TrustDomain, tmp_path: Path) -> None:
@@ -114,6 +115,35 @@ def test_a_probe_believes_nobody_and_speaks_anything() -> None:
     assert (context.check_hostname, context.verify_mode) == (False, ssl.CERT_NONE)
     assert context.security_level == 0
     assert context.get_ca_certs() == []
+
+
+def test_a_last_hop_is_known_by_its_address_and_the_signed_ca(domain: TrustDomain) -> None:
+    context = contexts.last_hop_client(domain.root_pem, ())
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_3
+    assert context.get_ca_certs(binary_form=True) == [certificates.to_der(domain.root)]
+    with pytest.raises(InputError, match="the CA that was signed for it cannot be used"):
+        contexts.last_hop_client("nothing", ())
+
+
+@pytest.mark.parametrize(
+    ("profiles", "least", "rsa"),
+    [
+        (("tls-1.2",), ssl.TLSVersion.TLSv1_2, False),
+        (("tls-rsa",), ssl.TLSVersion.TLSv1_2, True),
+        (("tls-1.0",), ssl.TLSVersion.TLSv1, False),
+        (("tls-1.0", "tls-rsa"), ssl.TLSVersion.TLSv1, True),
+    ],
+)
+def test_an_allowance_makes_one_last_hop_weaker_by_what_it_names(
+    domain: TrustDomain, profiles: tuple[str, ...], least: ssl.TLSVersion, rsa: bool
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context = contexts.last_hop_client(domain.root_pem, profiles)
+        assert context.minimum_version is least
+    assert any(cipher["kea"] == "kx-rsa" for cipher in context.get_ciphers()) is rsa
+    assert (context.check_hostname, context.verify_mode) == (True, ssl.CERT_REQUIRED)
 
 
 def test_c28_no_other_file_builds_a_context() -> None:
