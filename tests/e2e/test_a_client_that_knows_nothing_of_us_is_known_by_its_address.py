@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.estate import OPERATOR, Estate
-from tests.support.traffic import Backend, RequestFailed, eventually
+from tests.support.traffic import Backend, RequestFailed, eventually, hold
 
 LPAR7, STRANGER = "127.0.0.7", "127.0.0.9"
 ALLOWED = '[[allow]]\nname = "lpar7 reads"\nfrom = ["client:lpar7"]\nto = ["*"]\n'
@@ -110,3 +112,106 @@ def test_strangers_are_closed_without_a_byte_and_counted(bank: Bank) -> None:
         with connect(address) as sock:
             assert is_closed(sock), "no rule could ever allow it"
         assert backend.served == served
+
+
+class Held:
+    """A connection of the client's that stays open."""
+
+    def __init__(self, address: tuple[str, int], source: str = LPAR7) -> None:
+        self.sock = connect(address, source)
+        self.name = self._line().strip()
+        if not self.name:
+            self.sock.close()
+
+    def _line(self) -> str:
+        said = b""
+        with contextlib.suppress(OSError):
+            while not said.endswith(b"\n") and (data := self.sock.recv(100)):
+                said += data
+        return said.decode()
+
+    def echoes(self) -> bool:
+        try:
+            self.sock.sendall(b"still there\n")
+            return self._line() == "still there\n"
+        except OSError:
+            return False
+
+
+def held(address: tuple[str, int]) -> Held:
+    found = eventually(lambda: made if (made := Held(address)).name else None)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("change", ["client", "rule", "publication", "another client's address"])
+def test_what_is_taken_back_cuts_live_streams(bank: Bank, change: str) -> None:
+    service = f"batch-{change[0]}{len(change)}"
+    with Backend("batch", hold) as backend:
+        bank.place(service, "vm2", backend)
+        bank.estate.apply_policy(ALLOWED)
+        address = bank.publish(service)
+        stream = held(address)
+        assert stream.echoes()
+        match change:
+            case "client":
+                bank.op("client", "remove", "lpar7")
+            case "rule":
+                bank.estate.apply_policy(ALLOWED.replace("client:lpar7", "client:other"))
+            case "publication":
+                bank.op("service", "unpublish", service)
+            case _:
+                bank.op("client", "add", "lpar7", "--via", "gw1", "--source", "127.0.0.8")
+                bank.op("client", "add", "lpar9", "--via", "gw1", "--source", LPAR7)
+        assert eventually(lambda: not stream.echoes())
+        stream.sock.close()
+        record = eventually(lambda: [f for f in bank.flows(OPERATOR) if f["service"] == service])[-1]
+        assert (record["result"], record["subject"]) == ("cut", "client:lpar7"), record
+        if change == "publication":
+            with pytest.raises(OSError):
+                connect(address)
+    bank.estate.cli(OPERATOR, "client", "remove", "lpar9")
+    bank.op("client", "add", "lpar7", "--via", "gw1", "--source", LPAR7)
+
+
+def test_an_instance_that_wants_to_know_is_told_who_calls(bank: Bank) -> None:
+    """A server that understands the PROXY protocol finds it in front of the first byte (test_proxy_protocol.py reads
+    all of it)."""
+    heard: list[bytes] = []
+
+    def listen(sock: socket.socket, name: str) -> None:
+        head = sock.recv(16, socket.MSG_WAITALL)
+        if len(head) < 16:
+            return  # a check
+        heard.append(head + sock.recv(struct.unpack(">H", head[14:])[0], socket.MSG_WAITALL))
+        assert sock.recv(2) == b"?\n"
+        sock.sendall(f"{name}\n".encode())
+
+    with Backend("telling", listen) as backend:
+        bank.place("telling", "vm1", backend, "--proxy-protocol")
+        bank.estate.apply_policy(ALLOWED)
+        address = bank.publish("telling")
+        assert eventually(lambda: ask_from(address)) == "telling"
+        with connect(address) as sock:
+            port = sock.getsockname()[1]
+            sock.sendall(b"?\n")
+            assert sock.recv(100) == b"telling\n"
+        wanted = socket.inet_aton(LPAR7) + socket.inet_aton("127.0.0.1") + struct.pack(">HH", port, backend.port)
+        assert heard[-1][16:28] == wanted
+        assert heard[-1][28:] == b"\xe0\x00\x0cclient:lpar7\xe2\x00\x03gw1"
+
+
+def test_status_shows_the_ports_and_who_could_call(bank: Bank) -> None:
+    bank.estate.apply_policy(ALLOWED)
+    with Backend("shown") as backend:
+        bank.place("shown", "vm1", backend)
+        address, taken = bank.publish("shown"), socket.create_server(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        bank.op("service", "publish", "shown", "--via", "gw1", "--listen", f"127.0.0.1:{port}")
+        rows = {row["at"]: row for row in bank.status()["published"]}
+        row = rows[f"127.0.0.1:{address[1]}"]
+        assert (row["service"], row["could_call"], row["problem"]) == ("shown", "client:lpar7", "")
+        said = eventually(lambda: [w["text"] for w in bank.status()["warnings"] if w["code"] == "published"])
+        assert f"service shown: 127.0.0.1:{port} cannot be bound: Address already in use" in said[0]
+        taken.close()
+        assert eventually(lambda: ask_from(("127.0.0.1", port))) == "shown"
