@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ from agents.node import NO_COMMAND, Node, warning
 from agents.path_carriers import PathCarriers, paths_max
 from agents.published.own_paths import find_path, own_address
 from agents.published.ports import PublishedPorts
+from agents.reach.checks import ReachedChecks
 from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
@@ -132,6 +133,7 @@ class GatewayAgent(Node):
         self._imports = Importer(config.name, config.trust_domain, self.workers, consul, self._place_imports)
         self._published = PublishedPorts(config.name, self.workers, inherited.listener)
         self._tunnel_address = ""
+        self._checks = ReachedChecks(config.name, home, self._place_checked)
         self._catalog = catalog_of(config, registry, lambda: self.snapshot, self.metrics)
 
     # --- starting -------------------------------------------------------------------------------------------------
@@ -155,6 +157,7 @@ class GatewayAgent(Node):
         nursery.start_soon(self._paths.sweep)
         nursery.start_soon(self._catalog.run)
         nursery.start_soon(self._published.run)
+        nursery.start_soon(self._checks.run)
 
     def _expect_hosts(self) -> None:
         """Those that were here when we ended are on their way back."""
@@ -275,6 +278,7 @@ class GatewayAgent(Node):
         authority = self.snapshot.authority
         self._imports.follow(self.snapshot)
         self._published.follow(self.snapshot)
+        self._checks.follow(self.snapshot)
         self.metrics.estate(services=self.snapshot.services.keys(), number=authority.number, as_of=clock.now())
 
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
@@ -370,6 +374,12 @@ class GatewayAgent(Node):
         if instances:
             reported[place] = instances
         self._place([place], reported=reported, health=self.snapshot.health.with_host(place, health))
+
+    def _place_checked(self, found: Mapping[str, Mapping[str, Health]]) -> None:
+        """What our checks of hosts behind us say, as their agents would."""
+        known = {host: health for host, health in found.items() if self.snapshot.served_by(host) == self.name}
+        if known:
+            self._place(known, health=self.snapshot.health.with_hosts(known))
 
     def host_flowed(self, host: str, records: tuple[Flow, ...]) -> None:
         for flow in records:
@@ -538,6 +548,7 @@ class GatewayAgent(Node):
                 found.append(warning("two-machines", f"{text}: one of them needs an identity of its own"))
         found += [*(warning("import", text) for text in self._imports.problems()), *self._catalog.warnings()]
         found += [warning("published", text) for text in self._published.problems()]
+        found += [warning("checks-late", text) for text in self._checks.problems()]
         if self.name not in self.snapshot.authority.gateways:
             text = f"gateway {self.name} was removed from the estate: hosts leave it, end it"
             found.append(warning("removed", text, severity="error"))

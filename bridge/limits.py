@@ -432,6 +432,8 @@ CHECK_RATE_PER_HOST = 4.0
 work. Checks that want more of it are made later, none is dropped."""
 CHECK_TURN_LATE = 10.0
 """Checks of such a host that wait longer than this for their turn are a warning."""
+CHECK_TELL_DELAY = 0.05
+"""What is found within it on hosts behind a gateway is one change of placement: after its start there are many."""
 CHECK_RISE = 1
 """Successes in a row after which a failing instance passes: recovery within one check (F38)."""
 CHECK_FALL = 2

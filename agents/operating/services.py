@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from agents.checks.kinds import ExecProbe
 from agents.checks.spec import parse_check
 from agents.estate import Operator
 from agents.operating.hosts import known_host
@@ -136,7 +137,7 @@ async def add_service(operator: Operator, instance: Instance) -> Placed:
         InputError: another port than the service's other instances have, or a check that cannot be used.
     """
     try:
-        parse_check(instance.check, target=parse_endpoint(instance.target), allow_exec=True)
+        spec = parse_check(instance.check, target=parse_endpoint(instance.target), allow_exec=True)
     except InputError as exc:
         raise InputError(exc.what, where=f"--check {exc.where}".strip(), hint=exc.hint) from None
 
@@ -148,6 +149,9 @@ async def add_service(operator: Operator, instance: Instance) -> Placed:
         why = why_target_refused(reach, instance.target) if reach is not None else None
         if why is not None:
             raise InputError(f"{instance.target} cannot be reached: {why}", where="--target")
+        if state.hosts[instance.host].via is not None and isinstance(spec.probe, ExecProbe):
+            what = f"a program checks only its own host, and no agent runs on {instance.host}"
+            raise InputError(what, where="--check", hint="its gateway can ask it: tcp, ssh, tn3270, send and expect, …")
         _check_port(state, instance)
         before = state.instances.get(instance.id)
         moved_from[:] = [before.port] if before is not None and before.port != instance.port else []
