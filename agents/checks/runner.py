@@ -54,6 +54,8 @@ class _Running:
     verdict: Verdict
     instances: set[str]
     scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    soon: trio.Event = field(default_factory=trio.Event)
+    """Something has happened for which the next probe does not wait."""
 
 
 class Checker:
@@ -81,6 +83,12 @@ class Checker:
         self._wanted = dict(instances)
         if self._nursery is not None:
             self._apply(self._nursery)
+
+    def soon(self, host: str) -> None:
+        """Ask this host now, as far as its budget allows: it is there again, and no interval has to pass to say so."""
+        for watched, running in self._running.items():
+            if watched.host == host:
+                running.soon.set()
 
     def late(self) -> dict[str, float]:
         """Hosts that have more checks than their budget allows, and by how many seconds the last one was late."""
@@ -125,6 +133,7 @@ class Checker:
     async def _watch(self, watched: Watched, running: _Running) -> None:
         with running.scope:
             while True:
+                running.soon = trio.Event()
                 async with self._turn(watched.host), self._free:
                     outcome = await self._ask(watched, running)
                 if running.scope.cancel_called:
@@ -135,7 +144,8 @@ class Checker:
                     for instance_id in sorted(running.instances):
                         self._report(instance_id, changed)
                 spread = limits.CHECK_JITTER * watched.spec.interval
-                await trio.sleep(watched.spec.interval + self._rng.uniform(-spread, spread))
+                with trio.move_on_after(watched.spec.interval + self._rng.uniform(-spread, spread)):
+                    await running.soon.wait()
 
     def _turn(self, host: str) -> AbstractAsyncContextManager[None]:
         return self._turns.of(host) if host else nullcontext()

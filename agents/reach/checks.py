@@ -91,6 +91,10 @@ class ReachedChecks:
             if self._health[host] != snapshot.health_on(host):
                 self._tell(host)
 
+    def is_back(self, host: str) -> None:
+        """Streams can be taken there again: what is on it is asked at once."""
+        self._checker.soon(host)
+
     def _watched(self, instance: Instance) -> Watched | None:
         """What to probe; one that cannot be probed fails, in words."""
         try:

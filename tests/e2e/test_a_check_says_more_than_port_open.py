@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from tests.support.debian_programs import Program
 from tests.support.estate import Estate
 from tests.support.old_servers import Hercules, TlsServer, Vsftpd
 from tests.support.sshd import OLD, Sshd
+from tests.support.tn3270e_server import Tn3270eServer
 
 
 async def ask(text: str, port: int) -> Outcome:
@@ -58,6 +60,42 @@ async def test_a_console_without_a_free_device_is_up_and_has_no_lu(
             assert outcome.reason.startswith("negotiated TN3270, no LU available: it shows '")
             assert "Connection rejected, no available 3270 device" in outcome.reason
             assert (await ask("tcp", console.port)).passed, "which is all that a connect would have said"
+
+
+def session(program: Program, port: int) -> str:
+    """What a real client says of a session with this server."""
+    words = (f"Connect(127.0.0.1:{port})", "Wait(5,Output)", "Query(ConnectionState)", "Query(LuName)", "Ascii(0,0,20)")
+    script = "\n".join((*words, "Quit()", ""))
+    env = {**os.environ, **program.env}
+    done = subprocess.run(
+        [str(program.path)], input=script, capture_output=True, text=True, timeout=20, env=env, check=False
+    )
+    return done.stdout + done.stderr
+
+
+async def test_tn3270e_is_negotiated_as_a_real_client_does_and_begins_no_session(s3270: Program) -> None:
+    with Tn3270eServer() as server:
+        for _ in range(3):
+            outcome = await ask("tn3270", server.endpoint.port)
+            assert (outcome.passed, outcome.reason) == (True, "negotiated TN3270E")
+        assert server.sessions == 0
+        assert (await ask('tn3270;screen="TO TSO"', server.endpoint.port)).passed
+        assert not (await ask('tn3270;screen="CICS";timeout=300ms', server.endpoint.port)).passed
+        assert server.sessions == 2
+        said = await trio.to_thread.run_sync(session, s3270, server.endpoint.port)
+        assert "data: connected-tn3270e" in said and "data: TCP00001" in said and "data: WELCOME TO TSO" in said
+
+
+async def test_a_rejected_device_type_is_named_as_a_real_client_names_it(s3270: Program) -> None:
+    with Tn3270eServer(lus=()) as server:
+        outcome = await ask("tn3270", server.endpoint.port)
+        assert outcome.reason == "negotiated TN3270E, no LU available: DEVICE-IN-USE"
+        assert (await ask("tn3270;lu=CICS1", server.endpoint.port)).reason.startswith(
+            "negotiated TN3270E, IBM-3278-2-E CICS1 refused: INV-NAME"
+        )
+        assert "INV-DEVICE-TYPE" in (await ask("tn3270;device=IBM-5250", server.endpoint.port)).reason
+        said = await trio.to_thread.run_sync(session, s3270, server.endpoint.port)
+        assert "connected-tn3270e" not in said
 
 
 # --- ssh ----------------------------------------------------------------------------------------------------------

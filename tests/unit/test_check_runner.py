@@ -212,3 +212,25 @@ async def test_a_host_behind_a_gateway_has_a_budget(autojump_clock: trio.testing
         bench.checker.set_instances({})
         assert bench.checker.late() == {}
         nursery.cancel_scope.cancel()
+
+
+async def test_a_host_that_is_back_is_asked_at_once(autojump_clock: trio.testing.MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        bench = Bench(nursery)
+        rare = CheckSpec(interval=3000.0, rise=1)
+        bench.targets.outcomes[80] = bench.targets.outcomes[81] = Outcome(False, "not connected")
+        bench.targets.seconds = 0.5
+        wanted = {"a": Watched(rare, TARGET, "aix1"), "b": Watched(rare, Endpoint("10.0.0.1", 81), "sun1")}
+        bench.checker.set_instances(wanted)
+        await trio.sleep(5)
+        bench.targets.outcomes.clear()
+        bench.checker.soon("aix1")
+        await trio.sleep(5)
+        assert bench.reports[2:] == [("a", "passing")]
+        bench.checker.soon("aix1")
+        await trio.sleep(0.1)
+        bench.targets.outcomes[80] = Outcome(False, "gone")
+        bench.checker.soon("aix1")  # while a probe runs: that one may be too early
+        await trio.sleep(5)
+        assert bench.targets.asked[80] == 4
+        nursery.cancel_scope.cancel()
