@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import asyncssh
 from asyncssh.encryption import GCMEncryption
+from asyncssh.packet import PacketDecodeError, SSHPacket
 from asyncssh.public_key import SSHKey
 from cryptography.exceptions import InvalidTag
 
@@ -31,6 +32,9 @@ _PRIVATE = (
 )
 _IDLE_MESSAGES = frozenset((2, 3, 4, 80, 98))
 """IGNORE, UNIMPLEMENTED, DEBUG, GLOBAL_REQUEST, CHANNEL_REQUEST: no stream needs many of them."""
+
+
+_COOKIE = 16
 
 
 class Abuse(asyncssh.ProtocolError):
@@ -310,6 +314,16 @@ class Connection(asyncssh.SSHClientConnection):
         if self._short_way:
             self._send_encryption = _short(self._send_encryption)
             self._next_recv_encryption = _short(self._next_recv_encryption)
+
+    def offers(self) -> dict[str, tuple[str, ...]]:
+        """Algorithms that the host has named, by what they are for; empty before it has."""
+        packet = SSHPacket(self._server_kexinit)
+        try:
+            packet.get_bytes(1 + _COOKIE)
+            found = [tuple(name.decode("ascii", "replace") for name in packet.get_namelist()) for _ in range(3)]
+        except PacketDecodeError:
+            return {}
+        return dict(zip(("key exchange", "host key", "encryption"), found, strict=True))
 
     def fingerprint(self) -> str:
         """Of the key that the host has proved."""

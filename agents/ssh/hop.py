@@ -95,7 +95,6 @@ class SshHop:
         failure: BaseException | None = None
         try:
             async with self._around.dials:
-                self._say(state="connecting")
                 host_keys = sort_host_keys(self.hop.host_keys, self._allowed())
                 heard = dataclasses.replace(heard, key=", ".join(_fingerprints(host_keys)))
                 connection, heard, failure = await self._connect(host_keys, client, heard)
@@ -149,7 +148,11 @@ class SshHop:
         if made:
             version = made[0].get_extra_info("server_version") or ""
             early = made[0].early.split(b"SSH-2.0-")[0]
-            heard = dataclasses.replace(heard, early=early, version=version, banner=client.banner)
+            heard = dataclasses.replace(
+                heard, early=early, version=version, banner=client.banner,
+                offers=made[0].offers(),
+                wanted={"key exchange": suite.kex, "host key": suite.host_keys, "encryption": suite.ciphers},
+            )  # fmt: skip
         return None, heard, failure
 
     async def _serve(self, connection: Connection, client: Client) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import errno
 import re
 import socket
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import asyncssh
 
@@ -46,6 +47,10 @@ class Heard:
     banner: str = ""
     key: str = ""
     """Algorithm and fingerprint of the key that was signed; several in one line."""
+    offers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Algorithms that it names, by what they are for, and ..."""
+    wanted: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """... those that we do."""
 
 
 def why_failed(error: BaseException, heard: Heard) -> Why:
@@ -102,14 +107,7 @@ def _no_common(said: str, heard: Heard) -> Why:
     found = _NO_MATCH.search(said)
     if found is None:
         return Why("protocol", f"the key exchange with {heard.where} failed: {plain(said)}")
-    kind, theirs = found[1], plain(found[2])
-    if "host key" in kind.lower():
-        return Why("key", f"{heard.where} has no host key of a kind that was signed; it offers {theirs}")
-    return Why(
-        "algorithms",
-        f"{heard.where} offers no {kind} algorithm that is allowed; it offers {theirs}",
-        "an allowance for this host, with an owner and an end date: --crypto ssh-sha1 or ssh-cbc",
-    )
+    return _nothing_common(found[1], found[2], heard)
 
 
 def _timeout(heard: Heard) -> Why:
@@ -129,13 +127,29 @@ def _closed(heard: Heard) -> Why:
             f"{heard.where} takes no connection now: it says {_quoted(heard.early)}",
             "MaxStartups or PerSourcePenalties of its sshd; it is tried again, gently",
         )
+    if heard.early.strip():
+        return Why("protocol", f"{heard.where} is no ssh server that we can speak to: it says {_quoted(heard.early)}")
     if not heard.version:
         return Why(
             "refused",
             f"{heard.where} closed the connection before it said its ssh version",
             "MaxStartups, PerSourcePenalties or a host-based filter (hosts.allow, a firewall) do that",
         )
+    for kind, theirs in heard.offers.items():
+        if not set(theirs) & set(heard.wanted.get(kind, ())):
+            return _nothing_common(kind, ", ".join(theirs), heard)
     return Why("lost", f"{heard.where} closed the connection during the login")
+
+
+def _nothing_common(kind: str, theirs: str, heard: Heard) -> Why:
+    old_rsa = "ssh-rsa" in theirs and any("rsa" in name for name in heard.wanted.get("host key", ()))
+    if kind == "host key" and not old_rsa:
+        return Why("key", f"{heard.where} has no host key of a kind that was signed; it offers {plain(theirs)}")
+    return Why(
+        "algorithms",
+        f"{heard.where} offers no {kind} algorithm that is allowed; it offers {plain(theirs)}",
+        "an allowance for this host, with an owner and an end date: profile ssh-sha1 or ssh-cbc",
+    )
 
 
 def _unreachable(error: OSError, heard: Heard) -> Why:

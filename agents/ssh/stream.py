@@ -237,9 +237,10 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
     def _end_socket(self) -> None:
         """The host has sent all it will, and the socket has it."""
         self._shut = True
-        with contextlib.suppress(OSError):
-            if self._fate is not None:
+        if self._fate is not None:
+            with contextlib.suppress(OSError):
                 self._fate.send(CLEAN_END)
+        with contextlib.suppress(OSError):
             self._sock.shutdown(socket.SHUT_WR)
         if self._ended_here:
             if self._chan._conn is not None:

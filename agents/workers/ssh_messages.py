@@ -121,6 +121,7 @@ class HopState(msgspec.Struct, frozen=True, kw_only=True):
 
     host: str
     state: Literal["connecting", "up", "down"]
+    """connecting: for the first time. While it is tried again it is down, for the reason of the last try."""
     reason: str = ""
     """Why it is down: one line, nothing in it that could act on a terminal."""
     hint: str = ""

@@ -17,11 +17,13 @@ import os
 import random
 import socket
 import sys
+import warnings
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
 import asyncssh
+from cryptography.utils import CryptographyDeprecationWarning
 
 from agents.ssh.asking import Asking, Refused
 from agents.ssh.credentials import Credentials
@@ -207,7 +209,9 @@ def _drop_what_we_can() -> None:
 
 def main() -> None:
     _drop_what_we_can()
-    logging.getLogger("asyncssh").setLevel(logging.CRITICAL)
+    for name in ("asyncio", "asyncssh"):  # what they would say of hosts is said in states, escaped
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # old algorithms are an operator's to allow
     gc.set_threshold(_GC_THRESHOLD)
     sock = socket.socket(fileno=int(sys.argv[1]))
     with contextlib.suppress(LinkClosed, KeyboardInterrupt):

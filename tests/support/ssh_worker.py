@@ -216,8 +216,11 @@ class SshWorkerUnderTest:
         return m.LastHop(**(given | more))
 
     def know(self, *hops: m.LastHop) -> None:
-        self._hops = hops
-        self._send(m.LastHops(hosts=hops))
+        with self._changed:
+            for hop in set(self._hops) - set(hops):
+                self.states.pop(hop.host, None)  # what is heard from here on is of what is said here
+            self._hops = hops
+            self._send(m.LastHops(hosts=hops))
 
     def run(self, host: str, *argv: str, timeout: float = 10.0) -> m.Ran:
         number = len(self.ran) + 1
@@ -229,7 +232,7 @@ class SshWorkerUnderTest:
 
     def until(self, found: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
         with self._changed:
-            assert self._changed.wait_for(found, timeout), f"{what}: {self.states} {self.notices}"
+            assert self._changed.wait_for(found, timeout), f"{what}: {self.history[-3:]} {self.notices}"
 
     def wait(self, host: str, state: str, *, timeout: float = PATIENCE, after: int = 0) -> m.HopState:
         """The state that the host has now or gets, when it is `state`."""

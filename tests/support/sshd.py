@@ -24,6 +24,7 @@ from pathlib import Path
 from tests.support.debian_programs import find_program
 from tests.support.processes import RunningProcess
 
+ROOT = Path(__file__).parents[2]
 START_TIMEOUT = 20.0
 _AS_ROOT = """
 set -e
@@ -122,7 +123,7 @@ class Sshd:
 
     def new_user_key(self, name: str = "user_key", kind: str = "ed25519") -> Path:
         """A key pair that may log in; its private file."""
-        path = self.directory / name
+        path = self.directory / f"{name}-{len(list(self.directory.glob(f'{name}-*.pub')))}"
         self.authorize(keygen(path, kind))
         return path
 
