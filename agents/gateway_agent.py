@@ -533,6 +533,7 @@ class GatewayAgent(Node):
             "published": self._published.status(),
             "hosts": host_rows(self.snapshot, is_here=self._control.holds, streams=self._streams_of, ends=ends),
             "services": service_rows(self.snapshot),
+            "instances_behind": self._checks.status(),
             **self._catalog.status(),
         }
 

@@ -10,6 +10,7 @@ import random
 import socket
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -19,6 +20,7 @@ from agents.checks.kinds import ExecProbe, TlsProbe
 from agents.checks.probes import run_probe
 from agents.checks.runner import Checker, RunProbe, Watched
 from agents.checks.spec import parse_check
+from agents.host_status import instance_rows
 from agents.workers import last_hop
 from agents.workers.offered import Offered, check_address
 from agents.workers.targets import look_up
@@ -155,6 +157,11 @@ class ReachedChecks:
     def _tell(self, host: str) -> None:
         self._changed.add(host)
         self._news.set()
+
+    def status(self) -> list[dict[str, Any]]:
+        """A row for each instance that is checked here."""
+        health = {i: found for states in self._health.values() for i, found in states.items()}
+        return instance_rows((instance for _, instance in sorted(self._instances.items())), health)
 
     def problems(self) -> list[str]:
         """Hosts that have more checks than they are asked at a time."""

@@ -47,6 +47,8 @@ def test_a_console_behind_a_gateway_is_more_than_an_open_port(
     with Hercules(tmp_path, gateway.free_port()) as console:
         instance = place(gateway, "console", console.port, "tn3270;interval=300ms;fall=1")
         eventually(lambda: health(gateway, instance) == ("passing", "negotiated TN3270"), what="passing")
+        said = {"id": instance, "state": "passing", "reason": "negotiated TN3270"}
+        assert status(gateway, OPERATOR)["instances_behind"] == [said]
         place(gateway, "console", console.port, 'tn3270;screen="CICS";interval=300ms;timeout=500ms;fall=1')
         words = "negotiated TN3270, but no screen shows what is expected"
         eventually(lambda: health(gateway, instance)[1].startswith(words), what="in words")
