@@ -120,7 +120,7 @@ class SshHop:
         """Dial and log in within SSH_CONNECT_TIMEOUT; what was heard, and what went wrong if there is none."""
         suite = suite_for(host_keys, self._allowed())
         keys = await self._around.credentials.for_host(self.hop)
-        options = _options(self.hop, host_keys, suite, keys, client)
+        options = make_options(self.hop, host_keys, suite, keys, client)
         loop = asyncio.get_running_loop()
         offered = frozenset(name.encode() for name in suite.signatures)
         made: list[Connection] = []
@@ -273,7 +273,7 @@ def _fingerprints(host_keys: HostKeys) -> list[str]:
     ]
 
 
-def _options(
+def make_options(
     hop: LastHop, host_keys: HostKeys, suite: Suite, keys: KeyPairs, client: Client
 ) -> asyncssh.SSHClientConnectionOptions:
     """Everything is said: nothing is taken from files of the user who runs the gateway, nor from an agent."""
