@@ -80,7 +80,8 @@ class LocalServices:
         try:
             target = parse_endpoint(instance.target)
             # Both sources of instances may run programs: the operator's signature, and this host's own file.
-            return Watched(parse_check(instance.check, target=target, allow_exec=True), target)
+            spec = parse_check(instance.check, target=target, allow_exec=True)
+            return Watched(spec, target, proxied=instance.proxy_protocol)
         except InputError as exc:
             self.health[instance.id] = Health(state="failing", reason=f"its check cannot be used: {exc.what}")
             return None

@@ -8,6 +8,7 @@ import trio
 
 from agents.checks.answers import TOO_LONG, Failed
 from bridge import limits
+from bridge.proxy_protocol import local_header
 from inventory.endpoints import Endpoint
 
 Connect = Callable[[Endpoint], Awaitable[trio.abc.HalfCloseableStream]]
@@ -16,6 +17,17 @@ Connect = Callable[[Endpoint], Awaitable[trio.abc.HalfCloseableStream]]
 
 async def connect_directly(target: Endpoint) -> trio.abc.HalfCloseableStream:
     return await trio.open_tcp_stream(target.host, target.port)
+
+
+def with_header(connect: Connect) -> Connect:
+    """For a target that expects the PROXY protocol: it is told that nobody asked for this connection."""
+
+    async def connected(target: Endpoint) -> trio.abc.HalfCloseableStream:
+        stream = await connect(target)
+        await stream.send_all(local_header())
+        return stream
+
+    return connected
 
 
 class Conversation:

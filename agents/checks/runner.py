@@ -15,6 +15,7 @@ from typing import NoReturn
 import trio
 
 from agents.checks.answers import Outcome
+from agents.checks.conversation import Connect, connect_directly, with_header
 from agents.checks.kinds import CheckSpec
 from agents.checks.probes import run_probe
 from agents.checks.state import Verdict
@@ -37,6 +38,12 @@ class Watched:
     spec: CheckSpec
     target: Endpoint
     host: str = ""
+    proxied: bool = False
+    """Whether the target expects to be told who calls."""
+
+    def way(self, connect: Connect) -> Connect:
+        """How a probe connects, where streams would do it with `connect`."""
+        return with_header(connect) if self.proxied else connect
 
 
 Report = Callable[[str, Health], None]
@@ -44,7 +51,7 @@ RunProbe = Callable[[Watched], Awaitable[Outcome]]
 
 
 async def probe_directly(watched: Watched) -> Outcome:
-    return await run_probe(watched.spec, watched.target)
+    return await run_probe(watched.spec, watched.target, watched.way(connect_directly))
 
 
 @dataclass(eq=False, slots=True)

@@ -104,7 +104,7 @@ class ReachedChecks:
             target = parse_endpoint(instance.target)
             spec = parse_check(instance.check, target=target, allow_exec=True)
             if not isinstance(spec.probe, ExecProbe):
-                return Watched(spec, target, instance.host)
+                return Watched(spec, target, instance.host, instance.proxy_protocol)
             reason = f"a program checks only its own host, and no agent runs on {instance.host}"
         except InputError as exc:
             reason = f"its check cannot be used: {exc.what}"
@@ -116,7 +116,7 @@ class ReachedChecks:
     # --- probing --------------------------------------------------------------------------------------------------
 
     async def _probe(self, watched: Watched) -> Outcome:
-        return await run_probe(watched.spec, watched.target, self._way_to(watched))
+        return await run_probe(watched.spec, watched.target, watched.way(self._way_to(watched)))
 
     def _way_to(self, watched: Watched) -> Connect:
         async def connect(target: Endpoint) -> trio.abc.HalfCloseableStream:

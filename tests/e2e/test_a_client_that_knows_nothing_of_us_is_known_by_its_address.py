@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.client_certificates import ClientCertificate, make
 from tests.support.estate import OPERATOR, Estate
 from tests.support.traffic import Backend, RequestFailed, eventually, hold
+from tests.support.tunnel_client import root_of
 
 LPAR7, STRANGER = "127.0.0.7", "127.0.0.9"
 ALLOWED = '[[allow]]\nname = "lpar7 reads"\nfrom = ["client:lpar7"]\nto = ["*"]\n'
@@ -181,8 +184,8 @@ def test_an_instance_that_wants_to_know_is_told_who_calls(bank: Bank) -> None:
 
     def listen(sock: socket.socket, name: str) -> None:
         head = sock.recv(16, socket.MSG_WAITALL)
-        if len(head) < 16:
-            return  # a check
+        if head[12] == 0x20:
+            return  # a check says that nobody asked
         heard.append(head + sock.recv(struct.unpack(">H", head[14:])[0], socket.MSG_WAITALL))
         assert sock.recv(2) == b"?\n"
         sock.sendall(f"{name}\n".encode())
@@ -215,3 +218,57 @@ def test_status_shows_the_ports_and_who_could_call(bank: Bank) -> None:
         assert f"service shown: 127.0.0.1:{port} cannot be bound: Address already in use" in said[0]
         taken.close()
         assert eventually(lambda: ask_from(("127.0.0.1", port))) == "shown"
+
+
+def test_a_client_with_a_certificate_is_known_by_its_key(bank: Bank, tmp_path: Path) -> None:
+    mine, other = make(tmp_path, "pos"), make(tmp_path, "other")
+    bank.op("client", "add", "pos", "--via", "gw1", "--certificate", str(mine.pem), "--label", "tier=shop")
+    bank.estate.apply_policy('[[allow]]\nname = "shops"\nfrom = ["label:tier=shop"]\nto = ["*"]\n')
+    port = bank.estate.free_port()
+    address = ("127.0.0.1", port)
+    bank.op("service", "publish", "sales", "--via", "gw1", "--listen", f"127.0.0.1:{port}", "--tls")
+    root = root_of(bank.estate.home("vm1"))
+
+    def session(certificate: ClientCertificate, source: str = STRANGER) -> ssl.SSLSocket:
+        raw = connect(address, source)
+        try:
+            return certificate.context(root).wrap_socket(raw, suppress_ragged_eofs=False)
+        except BaseException:
+            raw.close()
+            raise
+
+    def said_to(certificate: ClientCertificate) -> str:
+        try:
+            with session(certificate) as tls:
+                tls.sendall(b"?\n")
+                said = tls.recv(100).decode().strip()
+        except OSError as exc:
+            raise RequestFailed(str(exc)) from None
+        if not said:
+            raise RequestFailed("closed")
+        return said
+
+    with Backend("sales", hold) as backend:
+        bank.place("sales", "vm2", backend)
+        assert eventually(lambda: said_to(mine)) == "sales"
+        with pytest.raises(RequestFailed):
+            said_to(other)
+        with connect(address) as sock:
+            sock.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            while sock.recv(100):
+                pass  # an alert, and the end: plain text is no handshake
+        with session(mine) as tls:
+            assert tls.recv(100) == b"sales\n"
+            bulk = b"x" * 1_000_000 + b"\n"
+            tls.sendall(bulk)
+            got = b""
+            while len(got) < len(bulk):
+                got += tls.recv(65536)
+            assert got == bulk
+            bank.op("client", "remove", "pos")
+            with pytest.raises(OSError):
+                while tls.recv(100):
+                    raise AssertionError("cut, and said so without a close_notify")
+    record = [f for f in bank.flows("vm2") if f["service"] == "sales"][-1]
+    assert (record["subject"], record["result"]) == ("client:pos", "cut")
+    bank.op("service", "unpublish", "sales")

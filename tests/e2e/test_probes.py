@@ -12,9 +12,12 @@ import pytest
 import trio
 
 from agents.checks.answers import Outcome
+from agents.checks.conversation import connect_directly
 from agents.checks.probes import run_probe
+from agents.checks.runner import Watched
 from agents.checks.spec import parse_check
 from bridge import limits
+from bridge.proxy_protocol import local_header
 from inventory.endpoints import Endpoint
 
 Serve = Callable[[trio.SocketStream], Awaitable[None]]
@@ -272,3 +275,11 @@ async def wait_ended(pid: int) -> None:
             await trio.lowlevel.wait_readable(fd)
     finally:
         os.close(fd)
+
+
+async def test_a_target_that_expects_a_header_is_told_that_nobody_asked() -> None:
+    async with target(saying(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")) as found:
+        watched = Watched(parse_check("http:/health"), found.endpoint, proxied=True)
+        outcome = await run_probe(watched.spec, watched.target, watched.way(connect_directly))
+        assert outcome.passed, outcome
+    assert found.asked.startswith(local_header())

@@ -217,15 +217,16 @@ class TunnelClient:
         self.wait(lambda: self.session.is_up or self.refused, timeout)
         return self.session.is_up and self.closed is None
 
-    def open(self, service: str, target: str = "") -> Stream:
+    def open(self, service: str, target: str = "", subject: str | None = None) -> Stream:
         """The OPEN goes out with the next `wait` or `flush`."""
         stream = Stream()
-        stream.inner = self.session.open(stream, encode_open(Open(service=service, target=target)))
+        wish = encode_open(Open(service=service, target=target, subject=subject))
+        stream.inner = self.session.open(stream, wish)
         return stream
 
-    def ask(self, service: str, target: str = "") -> Stream:
+    def ask(self, service: str, target: str = "", subject: str | None = None) -> Stream:
         """Opens a stream and waits for its answer."""
-        stream = self.open(service, target)
+        stream = self.open(service, target, subject)
         self.wait(lambda: stream.accepted or stream.refused or stream.reset is not None)
         return stream
 
