@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.checks.answers import Failed
 from agents.checks.kinds import ExchangeProbe, Expect, Send, Tn3270Probe
-from agents.checks.spec import parse_check
+from agents.checks.spec import CODE_PAGES, parse_check
 from agents.checks.ssh_exchange import Exchange
 from agents.checks.state import Verdict
 from agents.checks.tn3270 import Negotiation
@@ -96,6 +97,19 @@ def test_any_bytes_are_an_ssh_answer_or_a_reason(pieces: list[bytes]) -> None:
     except Failed as exc:
         assert str(exc).isprintable()
     assert exchange.host_key is None, "nobody proved a key"
+
+
+@given(st.sampled_from(CODE_PAGES), st.text(st.characters(min_codepoint=32, max_codepoint=255), min_size=1, max_size=9))
+def test_text_is_in_its_code_page_or_refused(page: str, text: str) -> None:
+    written = text.replace("\\", "\\\\").replace('"', '\\"')
+    try:
+        encoded = text.encode(page)
+    except UnicodeEncodeError:
+        with pytest.raises(InputError, match=f"is not in {page}"):
+            parse_check(f'expect:"{written}";ebcdic={page}')
+        return
+    assert parse_check(f'expect:"{written}";ebcdic={page}').probe == ExchangeProbe((Expect(encoded),))
+    assert parse_check(f'tn3270;screen="{written}";ebcdic={page}').probe == Tn3270Probe(screen=encoded, page=page)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.lists(st.booleans(), max_size=40))
