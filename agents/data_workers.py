@@ -130,6 +130,15 @@ class DataWorkers:
         return sum(worker.streams for worker in (*self, *self._inherited))
 
     @property
+    def streams_behind(self) -> dict[str, int]:
+        """Agentless host -> streams to it, as the workers reported last."""
+        found: dict[str, int] = {}
+        for worker in self:
+            for host, streams in worker.streams_behind.items():
+                found[host] = found.get(host, 0) + streams
+        return found
+
+    @property
     def inherited_streams(self) -> int:
         """Streams of workers of another version, as they reported last: nobody can ask or tell them anything."""
         return sum(worker.streams for worker in self._inherited)
@@ -375,6 +384,7 @@ class DataWorkers:
     async def _heard(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
         if isinstance(message, m.WorkerReport):
             worker.tunnels, worker.streams = message.tunnels, message.streams
+            worker.streams_behind = message.behind
             for slot in self._slots():
                 if slot.worker is worker:
                     slot.given = 0

@@ -22,16 +22,16 @@ from agents.admin.server import AdminConnection
 from agents.backoff import Backoff
 from agents.catalog.switch import catalog_of
 from agents.control import messages as c
-from agents.control.channel import ControlEnded
 from agents.control.enrolment import EnrolmentServer
 from agents.control.guests import Guests
 from agents.control.paths import Paths
 from agents.control.publisher import EstateView, for_everybody
 from agents.control.server import ControlServer
 from agents.estate import Home, HomeConfig, load_config, open_registry
-from agents.gateway_status import host_rows, service_rows
+from agents.gateway_status import host_rows, presence_rows, service_rows
 from agents.guards import must_pass
 from agents.handover import Inherited
+from agents.host_streams import HostStreams
 from agents.imports.importer import Importer, consul_of
 from agents.issuing import Issuing
 from agents.knowledge.kept import EnrolledKeys, open_kept
@@ -43,16 +43,19 @@ from agents.path_carriers import PathCarriers, paths_max
 from agents.published.own_paths import find_path, own_address
 from agents.published.ports import PublishedPorts
 from agents.reach.checks import ReachedChecks
+from agents.reach.key_publishing import publish_keys
+from agents.reach.reaching import Reaching, ReachOwner
 from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
+from agents.workers import ssh_messages as s
 from bridge import limits
 from bridge.bugs import tell_bug
 from bridge.flows import Flow
 from bridge.identity.issuer import read_csr
 from bridge.logs import get_logger
 from inventory.authority import AuthorityState
-from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
+from inventory.errors import AnswerIsNo, InputError, MeshError
 from inventory.health import HealthByHost
 from inventory.home import HomeLock, lock_home
 from inventory.imports import gateway_of
@@ -135,6 +138,10 @@ class GatewayAgent(Node):
         self._tunnel_address = ""
         self._checks = ReachedChecks(config.name, home, self._place_checked)
         self._catalog = catalog_of(config, registry, lambda: self.snapshot, self.metrics)
+        owner = ReachOwner(lambda: self.snapshot, self._place_presence, self._forwarded)
+        self._reaching = Reaching(home, config.name, owner)
+        self._host_streams = HostStreams(self._control, self._reaching, self._questions)
+        self._renewed = Latest()
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -158,11 +165,14 @@ class GatewayAgent(Node):
         nursery.start_soon(self._catalog.run)
         nursery.start_soon(self._published.run)
         nursery.start_soon(self._checks.run)
+        nursery.start_soon(self._reaching.run)
+        nursery.start_soon(publish_keys, self.home, self.config, self._registry, lambda: self.identity, self._renewed)
 
     def _expect_hosts(self) -> None:
         """Those that were here when we ended are on their way back."""
         until = trio.current_time() + limits.FIRST_LEASE
-        self._leases = {host: until for host, known in self.snapshot.presence.items() if known.online}
+        expected = (host for host, known in self.snapshot.presence.items() if known.online)
+        self._leases = {host: until for host in expected if self.snapshot.served_by(host) is None}
         if len(self.snapshot.authority.gateways) > 1:
             away = {h: msgspec.structs.replace(p, gateways=()) for h, p in self.snapshot.presence.items() if p.gateways}
             self.snapshot = self.snapshot.evolved(presence={**self.snapshot.presence, **away})
@@ -279,6 +289,7 @@ class GatewayAgent(Node):
         self._imports.follow(self.snapshot)
         self._published.follow(self.snapshot)
         self._checks.follow(self.snapshot)
+        self._reaching.follow()
         self.metrics.estate(services=self.snapshot.services.keys(), number=authority.number, as_of=clock.now())
 
     # --- sessions (ControlOwner) ----------------------------------------------------------------------------------
@@ -381,6 +392,19 @@ class GatewayAgent(Node):
         if known:
             self._place(known, health=self.snapshot.health.with_hosts(known))
 
+    def _place_presence(self, news: dict[str, Presence]) -> None:
+        self._place(news, presence={**self.snapshot.presence, **news})
+        for host in (host for host, here in news.items() if here.online):
+            self._checks.is_back(host)
+
+    def _forwarded(self, message: s.Forwarded, sock: socket.socket) -> None:
+        self.workers.tell_one(m.AdoptForwarded(host=message.host, service=message.service), [sock])
+
+    def _is_here(self, host: str) -> bool:
+        """Whether a host is there by what this gateway knows first-hand."""
+        reached = self._reaching.is_here(host)
+        return self._control.holds(host) if reached is None else reached
+
     def host_flowed(self, host: str, records: tuple[Flow, ...]) -> None:
         for flow in records:
             self.flow_log.append(flow)
@@ -404,7 +428,7 @@ class GatewayAgent(Node):
             away = {}
             for host in gone:
                 known = self.snapshot.presence.get(host)
-                if known is not None and known.online and not self._control.holds(host):
+                if known is not None and known.online and not self._is_here(host):
                     away[host] = Presence(host=host, online=False, advertise=known.advertise)
             if away:
                 self._place(away, presence={**self.snapshot.presence, **away})
@@ -453,6 +477,9 @@ class GatewayAgent(Node):
     def worker_gone(self, worker: DataWorkerProcess) -> None:
         self._carriers.worker_gone(worker)
 
+    def identity_renewed(self) -> None:
+        self._renewed.ask()
+
     # --- certificates, disk -----------------------------------------------------------------------------------------
 
     async def renew_identity(self) -> None:
@@ -494,44 +521,26 @@ class GatewayAgent(Node):
                 self._registry.nudge()
                 return {}
             case "hosts":
-                return {
-                    name: {
-                        "online": self._control.holds(name),
-                        "advertise": p.advertise,
-                        "streams": self._streams_of.get(name, 0),
-                    }
-                    for name, p in sorted(self.snapshot.presence.items())
-                }
+                return presence_rows(self.snapshot, self._is_here, self._streams_of | self.workers.streams_behind)
             case "health":
                 return {i: msgspec.to_builtins(h) for i, h in sorted(self.snapshot.health.items())}
             case "streams" | "cut":
-                return await self._host_streams(command, parse_host(str(arguments["host"])), arguments)
+                why = {"reason": str(arguments["reason"])} if "reason" in arguments else {}
+                return await self._host_streams.ask(parse_host(str(arguments["host"])), cut=command == "cut", **why)
             case _:
                 raise InputError(f"a gateway has no command {shown(command)}", hint=NO_COMMAND)
 
-    async def _host_streams(self, command: str, host: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        try:
-            if command == "cut":
-                answer = await self._control.cut(host, str(arguments.get("reason", "cut by an operator")))
-            else:
-                answer = await self._control.streams(host)
-        except ControlEnded as exc:
-            raise Unavailable(exc.what) from None
-        except Unavailable:
-            if self._control.holds(host) or command == "cut":
-                raise
-            return {"online": False, "streams": []}
-        return {"online": True, "cut": answer.cut, "streams": [msgspec.to_builtins(f) for f in answer.streams]}
-
     def status(self) -> dict[str, Any]:
         ends = self._control.certificate_ends(self.config.certificate_lifetime)
+        streams = self._streams_of | self.workers.streams_behind
         return {
             "address": self.config.listen or self._own_address(),
             "issuer_ends": self._issuing.ends,
             "paths": len(self._paths.joined),
             "imports": self._imports.status(),
             "published": self._published.status(),
-            "hosts": host_rows(self.snapshot, is_here=self._control.holds, streams=self._streams_of, ends=ends),
+            "hosts": host_rows(self.snapshot, is_here=self._is_here, streams=streams, ends=ends),
+            "reached": self._reaching.status(),
             "services": service_rows(self.snapshot),
             "instances_behind": self._checks.status(),
             **self._catalog.status(),
@@ -547,6 +556,8 @@ class GatewayAgent(Node):
             if self._gone(host) is None:
                 text = f"host {host} seems to run on two machines with one identity (from {' and '.join(addresses)})"
                 found.append(warning("two-machines", f"{text}: one of them needs an identity of its own"))
+        found += [warning("reach", text) for text in self._reaching.problems()]
+        found += [warning("allowance", text) for text in self._reaching.allowances()]
         found += [*(warning("import", text) for text in self._imports.problems()), *self._catalog.warnings()]
         found += [warning("published", text) for text in self._published.problems()]
         found += [warning("checks-late", text) for text in self._checks.problems()]

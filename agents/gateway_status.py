@@ -18,12 +18,23 @@ def host_rows(
         {
             "name": name,
             "state": _host_state(snapshot, name, is_here),
+            "via": host.via or "",
             "advertise": snapshot.presence.get(name, Presence(host=name)).advertise or "",
             "streams": streams.get(name, 0),
             "certificate_ends": clock_words(ends[name]) if name in ends else "",
         }
-        for name in sorted(snapshot.authority.hosts)
+        for name, host in sorted(snapshot.authority.hosts.items())
     ]
+
+
+def presence_rows(
+    snapshot: Snapshot, is_here: Callable[[str], bool], streams: Mapping[str, int]
+) -> dict[str, dict[str, Any]]:
+    """Every host that was ever here, by name."""
+    return {
+        name: {"online": is_here(name), "advertise": known.advertise, "streams": streams.get(name, 0)}
+        for name, known in sorted(snapshot.presence.items())
+    }
 
 
 def _host_state(snapshot: Snapshot, name: str, is_here: Callable[[str], bool]) -> str:

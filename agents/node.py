@@ -408,9 +408,9 @@ class Node:
         """Records, so far, of the streams that are open. Raises Unavailable."""
         return await self._questions.live()
 
-    async def cut_streams(self, reason: str) -> tuple[Flow, ...]:
-        """End every open stream; their records. Raises Unavailable."""
-        return await self._questions.cut(reason)
+    async def cut_streams(self, reason: str, host: str | None = None) -> tuple[Flow, ...]:
+        """End every open stream, or those to one agentless host; their records. Raises Unavailable."""
+        return await self._questions.cut(reason, host)
 
     def count_instances(self, snapshot: Snapshot, touched: Iterable[str] | None = None) -> None:
         """Instances by service and state, for metrics; `touched` are the hosts that changed, None for all."""

@@ -27,9 +27,9 @@ class StreamQuestions:
         """Records, so far, of the streams that are open. Raises Unavailable."""
         return await self._ask(lambda number: m.ListStreams(id=number))
 
-    async def cut(self, reason: str) -> tuple[Flow, ...]:
-        """End every open stream; their records. Raises Unavailable."""
-        return await self._ask(lambda number: m.CutAll(id=number, reason=reason))
+    async def cut(self, reason: str, host: str | None = None) -> tuple[Flow, ...]:
+        """End every open stream, or those to one agentless host; their records. Raises Unavailable."""
+        return await self._ask(lambda number: m.CutAll(id=number, reason=reason, host=host))
 
     async def _ask(self, question: Callable[[int], m.ToWorker]) -> tuple[Flow, ...]:
         """What all of them say. One that dies meanwhile has no streams any more."""

@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -124,6 +124,8 @@ class DataWorkerProcess:
         self.tunnels: tuple[m.TunnelState, ...] = ()
         self.streams = 0
         """As it reported last."""
+        self.streams_behind: Mapping[str, int] = {}
+        """Of these, those to each agentless host."""
         self.silent_for = 0.0
         """Seconds in which it could have said something and did not."""
         self.hangs_for = 0.0

@@ -175,6 +175,13 @@ CREDENTIAL_MAX = 64 * KIB
 """A sealed private key, in base64; the largest that ssh-keygen makes (RSA with 16,384 bits) has 13 KB."""
 GATEWAY_KEYS_MAX_BYTES = 64 * KIB
 """What a gateway publishes of its keys: some 3 KiB, most of it its certificates."""
+SSH_SUSPENSION = 60.0
+"""A host that made an ssh worker hang is left alone for so long, then twice as long ..."""
+SSH_SUSPENSION_MAX = 3600.0
+REACH_LOOK = 60.0
+"""Between two looks for what time alone changes of how hosts are reached: an allowance ends, a clock is set."""
+ALLOWANCE_WARNING = 14 * 86400.0
+"""`status` and `doctor` speak of an allowance that ends within these seconds."""
 LAST_HOP_LINE_MAX = 4 * KIB
 """The line with which a data worker asks the ssh worker for a channel, and the answer."""
 LAST_HOP_QUEUE_WAIT = 0.02

@@ -26,6 +26,7 @@ from agents.workers.offered import Offered, check_address
 from agents.workers.targets import look_up
 from bridge import limits
 from bridge.logs import get_logger
+from bridge.relay.witnessed import WitnessedSocket
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import InputError, Unavailable
 from inventory.imports import place_of
@@ -135,14 +136,10 @@ class ReachedChecks:
         return connect
 
     async def _ask_ssh_worker(self, host: str, target: Endpoint) -> trio.SocketStream:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
+        with WitnessedSocket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
             await last_hop.ask(sock, self._channels, host, str(target))
-            return trio.SocketStream(trio.socket.from_stdlib_socket(sock))
-        except BaseException:
-            sock.close()
-            raise
+            # A probe reads no more than it needs: whether an end is one does not matter, and the witness may go.
+            return trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=sock.detach())))
 
     # --- telling --------------------------------------------------------------------------------------------------
 

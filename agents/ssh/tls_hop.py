@@ -202,5 +202,6 @@ class _Relay:
             await self._tls.flush(self._tcp)
             if found:
                 await self._loop.sock_sendall(self._sock, found)
-        self._fate.send(CLEAN_END)
+        with contextlib.suppress(OSError):
+            self._fate.send(CLEAN_END)
         self._sock.shutdown(socket.SHUT_WR)

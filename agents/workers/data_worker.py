@@ -174,7 +174,8 @@ class DataWorker:
             for t in self.pool.all()
         )
         streams = self.streams.count
-        shape = (tuple((t.peer, t.role, t.via, t.streams) for t in tunnels), streams)
+        behind = self.streams.count_by_host() if self.offered.is_any_behind else {}
+        shape = (tuple((t.peer, t.role, t.via, t.streams) for t in tunnels), streams, behind)
         now = trio.current_time()
         # What is taken from the tally has to be sent, or it would be counted nowhere.
         if flows or shape != self._reported or self._tally.has_news or now - self._reported_at > limits.REPORT_QUIET:
@@ -186,7 +187,8 @@ class DataWorker:
                 preauth=self.inbound.waiting,
                 turns=self.loop.turns,
             )
-            await self._channel.send(m.WorkerReport(tunnels=tunnels, streams=streams, counters=counters, flows=flows))
+            report = m.WorkerReport(tunnels=tunnels, streams=streams, counters=counters, flows=flows, behind=behind)
+            await self._channel.send(report)
 
     async def obey(self) -> None:
         """Messages from the supervisor, in order, until it is gone."""

@@ -28,6 +28,7 @@ from bridge.policy.decide import Subject, parse_subject_name
 from bridge.relay.local import LocalSocket
 from bridge.relay.loop import Loop
 from bridge.relay.tunnel import Tunnel
+from bridge.relay.witnessed import WitnessedSocket
 from bridge.tunnels.frames import Code, Open
 from bridge.tunnels.handshake import receive_some
 from bridge.tunnels.session import Stream
@@ -291,20 +292,24 @@ class Inbound:
             check_address(reach, self._owner.targets.address(instance.target)[1])
             self._connect(tunnel, stream, flow, instance)
             return
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        sock = WitnessedSocket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._streams.placed(flow, instance.id)
         local = LocalSocket(self._loop, sock, self._streams, flow)
         self._tell_who_calls(tunnel, flow, instance, local)
         self._streams.live(local)
         local.wait(tunnel, stream)
         # The task has a descriptor of its own: the stream may end meanwhile, and with it the socket.
-        self._tasks.start_soon(self._ask_for_channel, local, sock.dup(), instance)
+        self._tasks.start_soon(self._ask_for_channel, local, sock, sock.dup(), instance)
 
-    async def _ask_for_channel(self, local: LocalSocket, sock: socket.socket, instance: Instance) -> None:
+    async def _ask_for_channel(
+        self, local: LocalSocket, sock: WitnessedSocket, own: WitnessedSocket, instance: Instance
+    ) -> None:
         refusal: LastHopRefused | None = None
-        with sock, trio.move_on_after(limits.CONNECT_TIMEOUT) as scope:
+        with own, trio.move_on_after(limits.CONNECT_TIMEOUT) as scope:
             try:
-                await ask(sock, self._owner.ssh_channels, instance.host, instance.target)
+                await ask(own, self._owner.ssh_channels, instance.host, instance.target)
+                if not local.ended:
+                    sock.witness, own.witness = own.witness, None
             except LastHopRefused as exc:
                 refusal = exc
             except BaseException as exc:  # a bug ends this stream only

@@ -6,6 +6,7 @@ attempt, under the caller's deadline.
 
 from __future__ import annotations
 
+import array
 import errno
 import os
 import socket
@@ -18,6 +19,7 @@ from agents.admin.wire import socket_address
 from agents.workers.ssh_messages import ChannelAnswer, ChannelAsked
 from bridge import limits
 from bridge.lines import plain
+from bridge.relay.witnessed import WitnessedSocket
 from bridge.tunnels.frames import Code
 from inventory.errors import InputError, Unavailable
 from inventory.strict_json import decode
@@ -28,6 +30,9 @@ def place_in(home: Path) -> Path:
     return home / "ssh" / "channels"
 
 
+_ROOM = socket.CMSG_SPACE(array.array("i").itemsize)
+
+
 class LastHopRefused(Unavailable):
     """The host, or the ssh worker for it, does not take the stream."""
 
@@ -36,9 +41,11 @@ class LastHopRefused(Unavailable):
         self.code = code
 
 
-async def ask(sock: socket.socket, place: Path, host: str, target: str) -> None:
+async def ask(sock: WitnessedSocket, place: Path, host: str, target: str) -> None:
     """Have `sock`, a non-blocking unix socket that is not connected yet, lead to the target. `place` is where the ssh
     worker listens.
+
+    It comes with its witness.
 
     Raises:
         LastHopRefused: with the reason. The caller owns the socket in any case.
@@ -46,13 +53,15 @@ async def ask(sock: socket.socket, place: Path, host: str, target: str) -> None:
     try:
         await _connect(sock, place)
         await _send(sock, msgspec.json.encode(ChannelAsked(host=host, target=target)) + b"\n")
-        line = await _line(sock)
+        line, sock.witness = await _line(sock)
         answer = decode(line, ChannelAnswer, max_bytes=limits.LAST_HOP_LINE_MAX, what="answer of the ssh worker")
     except OSError as exc:
         why = exc.strerror or type(exc).__name__
         raise LastHopRefused(Code.CONNECT_FAILED, f"{host}: the gateway's ssh worker is not there: {why}") from None
     except InputError as exc:
         raise LastHopRefused(Code.INTERNAL, exc.what) from None
+    if answer.ok and sock.witness is None:
+        raise LastHopRefused(Code.LIMIT, f"{host}: the gateway is out of descriptors")
     if not answer.ok:
         raise LastHopRefused(_code(answer.code), plain(answer.reason) or f"{host} did not take it")
 
@@ -85,9 +94,10 @@ async def _send(sock: socket.socket, data: bytes) -> None:
             await trio.lowlevel.wait_writable(sock)
 
 
-async def _line(sock: socket.socket) -> bytes:
-    """Up to the first newline, which is taken; what follows is the stream's and stays unread."""
-    found = b""
+async def _line(sock: socket.socket) -> tuple[bytes, socket.socket | None]:
+    """Up to the first newline, which is taken, and the socket that came with it; what follows is the stream's and stays
+    unread."""
+    found, came = b"", array.array("i")
     while len(found) <= limits.LAST_HOP_LINE_MAX:
         await trio.lowlevel.wait_readable(sock)
         try:
@@ -97,7 +107,12 @@ async def _line(sock: socket.socket) -> bytes:
         if not ahead:
             raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
         end = ahead.find(b"\n")
-        found += sock.recv(len(ahead) if end < 0 else end + 1)
+        size = len(ahead) if end < 0 else end + 1
+        data, ancillary, _, _ = sock.recvmsg(size, _ROOM, socket.MSG_CMSG_CLOEXEC)
+        found += data
+        for level, kind, payload in ancillary:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+                came.frombytes(payload[: len(payload) - len(payload) % came.itemsize])
         if end >= 0:
-            return found[:-1]
+            return found[:-1], socket.socket(fileno=came[0]) if came else None
     raise InputError("the ssh worker's answer has no end")

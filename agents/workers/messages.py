@@ -266,6 +266,8 @@ class WorkerReport(Message, frozen=True, kw_only=True, tag="report"):
     counters: CounterDeltas
     flows: tuple[Flow, ...]
     ejected: tuple[str, ...] = ()
+    behind: dict[str, int] = {}
+    """Agentless host -> streams to it."""
 
 
 class StreamList(Message, frozen=True, kw_only=True, tag="stream-list"):

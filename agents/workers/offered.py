@@ -52,6 +52,10 @@ class Offered:
         reach = snapshot.authority.reaches.get(host)
         return parse_reach(reach.url) if reach is not None and reach.gateway == self._gateway else None
 
+    @property
+    def is_any_behind(self) -> bool:
+        return bool(self._hosts)
+
     def is_direct(self, host: str) -> bool:
         """Whether we connect to its targets ourselves; else the ssh worker does."""
         url = self._urls.get(host)

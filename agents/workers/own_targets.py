@@ -15,6 +15,7 @@ from agents.workers.pool import connect
 from agents.workers.targets import Targets
 from bridge import proxy_protocol
 from bridge.relay.local import LocalSocket
+from bridge.relay.witnessed import WitnessedSocket
 from bridge.tunnels.handshake import send_all
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.model import Instance
@@ -53,7 +54,7 @@ async def _reach(owner: OwnTargetsOwner, instance: Instance) -> socket.socket:
         _, address = owner.targets.address(instance.target)
         check_address(reach, address)
         return await connect(str(Endpoint(*address)))
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    sock = WitnessedSocket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         await ask(sock, owner.ssh_channels, instance.host, instance.target)
     except BaseException:

@@ -10,6 +10,7 @@ import math
 import os
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
@@ -86,6 +87,11 @@ class Streams:
     def count(self) -> int:
         """Open streams, without control streams and paths."""
         return sum(1 for local in self._live if _flow(local).side != "control") + len(self._local_splices())
+
+    def count_by_host(self) -> dict[str, int]:
+        """Host of the instance -> open streams to it."""
+        flows = [_flow(local) for local in self._live] + [flow for _, flow in self._local_splices()]
+        return dict(Counter(host for flow in flows if (host := host_of(flow.instance))))
 
     @property
     def descriptors(self) -> int:

@@ -17,6 +17,7 @@ from bridge import limits
 from bridge.ports import first_ephemeral_port
 from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
 from bridge.relay.tunnel import Tunnel
+from bridge.relay.witnessed import ended_well
 from bridge.tunnels.frames import HEADER, HEADER_SIZE, Code, FrameType, Reason, code_word
 from bridge.tunnels.session import Stream
 from bridge.tunnels.stream_state import State
@@ -273,7 +274,10 @@ class LocalSocket:
                 self._broken(exc.errno or 0)
                 return
             if size == 0:
-                self._end_of_input()
+                if ended_well(self._sock):
+                    self._end_of_input()
+                else:
+                    self._broken(errno.ECONNRESET)
                 return
             _pack_into(_BUFFER, 0, stream.id, _DATA, 0, size)
             stream.send_credit -= size

@@ -7,6 +7,7 @@ tunnel between the two ends in any case. Each direction ends on its own; a broke
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -14,6 +15,7 @@ from collections.abc import Callable
 
 from bridge import limits
 from bridge.relay.loop import ERROR, HANGUP, READ, WRITE, Loop
+from bridge.relay.witnessed import ended_well
 
 _FLAGS = os.SPLICE_F_MOVE | os.SPLICE_F_NONBLOCK
 _MOVES_PER_TURN = 4
@@ -51,6 +53,8 @@ class _Way:
                 except BlockingIOError:
                     return
                 self.eof = self.held == 0
+                if self.eof and not ended_well(self.source):
+                    raise OSError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
                 is_short = self.held < _SHORT
             if self.held:
                 try:
