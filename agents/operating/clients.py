@@ -15,6 +15,7 @@ from inventory.endpoints import parse_endpoint
 from inventory.errors import AnswerIsNo, InputError
 from inventory.model import Admission, Client, Publication
 from inventory.names import shown
+from inventory.reach import parse_reach
 
 
 def known_client(state: AuthorityState, name: str) -> Client:
@@ -90,11 +91,22 @@ async def publish(operator: Operator, wanted: Publication) -> bool:
         if wanted.gateway is not None:
             _known_gateway(state, wanted.gateway)
         if wanted.host is not None:
-            known_host(state, wanted.host)
+            _check_forwards(state, wanted.host)
         _check_port(state, wanted)
         return [] if state.publications.get(wanted.id) == wanted else [PublishBody(publication=wanted)]
 
     return bool(await operator.append(decide, message=f"service publish {wanted.service}"))
+
+
+def _check_forwards(state: AuthorityState, name: str) -> None:
+    """Whether a gateway can have the host's sshd listen."""
+    host, reach = known_host(state, name), state.reaches.get(name)
+    if host.via is None or reach is None:
+        hint = "an agent makes every service that its host may reach available there already"
+        raise InputError(f"an agent runs on {name}", where="--on", hint=hint)
+    if parse_reach(reach.url).scheme != "ssh":
+        hint = "publish it at the gateway: --via GATEWAY --listen ADDR:PORT"
+        raise InputError(f"{name} is not reached by ssh", where="--on", hint=hint)
 
 
 def _check_port(state: AuthorityState, wanted: Publication) -> None:

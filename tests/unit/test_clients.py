@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from agents.operating import clients as operating
 from agents.operating.audit import describe
 from bridge.identity.certificates import create_root, generate_key, key_hash, to_pem
-from inventory.authority import AdmissionBody, ClientBody, PublishBody, entry_key, verify_entry
+from inventory.authority import AdmissionBody, ClientBody, HostBody, PublishBody, entry_key, verify_entry
 from inventory.clients import Admissions, Sources, parse_peer, parse_published, parse_source
 from inventory.errors import AnswerIsNo, InputError
-from inventory.model import Admission, Client, Publication
+from inventory.model import Admission, Client, Host, Publication
 from tests.support import authority as say
 from tests.support.authority import Chain
 from tests.support.estates import NOON
@@ -115,7 +115,10 @@ class Operator:
 
     def __init__(self) -> None:
         self.config = SimpleNamespace(consul=None)
-        self.chain = Chain(say.gateway("gw1", "10.0.0.1:7443"), say.gateway("gw2"), say.host("vm1"))
+        gateways = (say.gateway("gw1", "10.0.0.1:7443"), say.gateway("gw2"))
+        behind = [HostBody(host=Host(name=name, via="gw1")) for name in ("aix1", "box")]
+        reaches = (say.reach("aix1"), say.reach("box", url="tcp://192.0.2.9"))
+        self.chain = Chain(*gateways, say.host("vm1"), *behind, *reaches)
 
     @property
     def state(self) -> Any:
@@ -160,21 +163,23 @@ def test_one_port_shows_one_service() -> None:
     for wanted, why in [
         (Publication(service="db", gateway="gw1", listen="10.0.0.1:80"), "service web is published there already"),
         (Publication(service="db", gateway="gw1", listen="0.0.0.0:7443"), "takes tunnels"),
+        (Publication(service="db", host="vm1", port=81), "an agent runs on vm1"),
+        (Publication(service="db", host="box", port=81), "box is not reached by ssh"),
     ]:
         with pytest.raises(InputError, match=why):
             run(operating.publish, operator, wanted)
     for wanted, why in [
         (Publication(service="db", gateway="gw3", listen="10.0.0.1:81"), "no gateway gw3"),
-        (Publication(service="db", host="aix1", port=81), "no host aix1"),
+        (Publication(service="db", host="aix9", port=81), "no host aix9"),
     ]:
         with pytest.raises(AnswerIsNo, match=why):
             run(operating.publish, operator, wanted)
-    assert run(operating.publish, operator, Publication(service="web", host="vm1", port=81))
-    assert sorted(operator.state.publications) == ["web/gateway:gw1/10.0.0.1:80", "web/vm1/81"]
-    gone = run(operating.unpublish, operator, operating.Published("web", host="vm1"))
-    assert [one.id for one in gone] == ["web/vm1/81"]
+    assert run(operating.publish, operator, Publication(service="web", host="aix1", port=81))
+    assert sorted(operator.state.publications) == ["web/aix1/81", "web/gateway:gw1/10.0.0.1:80"]
+    gone = run(operating.unpublish, operator, operating.Published("web", host="aix1"))
+    assert [one.id for one in gone] == ["web/aix1/81"]
     with pytest.raises(AnswerIsNo, match="is not published there"):
-        run(operating.unpublish, operator, operating.Published("web", host="vm1"))
+        run(operating.unpublish, operator, operating.Published("web", host="aix1"))
 
 
 def test_the_audit_trail_says_it_in_words() -> None:
@@ -182,10 +187,10 @@ def test_the_audit_trail_says_it_in_words() -> None:
     labelled = Client(name="lpar7", gateways=("gw1",), labels={"os": "zos"})
     run(operating.add_client, operator, labelled, Admission(client="lpar7", sources=("10.1.0.0/16",)))
     run(operating.publish, operator, Publication(service="web", gateway="gw1", listen="10.0.0.1:80", tls=True))
-    run(operating.publish, operator, Publication(service="web", host="vm1", port=81))
-    run(operating.unpublish, operator, operating.Published("web", host="vm1"))
+    run(operating.publish, operator, Publication(service="web", host="aix1", port=81))
+    run(operating.unpublish, operator, operating.Published("web", host="aix1"))
     run(operating.remove_client, operator, "lpar7")
-    entries = [verify_entry(signed) for signed in operator.chain.log[4:]]
+    entries = [verify_entry(signed) for signed in operator.chain.log[8:]]
     assert [(entry_key(entry.body), describe(entry.body)) for entry in entries] == [
         ("admission/lpar7", "client lpar7 known by 10.1.0.0/16"),
         ("client/lpar7", "client lpar7 through gw1, labels os=zos"),
@@ -193,8 +198,8 @@ def test_the_audit_trail_says_it_in_words() -> None:
             "publish/web/gateway:gw1/10.0.0.1:80",
             "service web published through gateway gw1 at 10.0.0.1:80, for clients with a certificate",
         ),
-        ("publish/web/vm1/81", "service web published on host vm1 at its port 81"),
-        ("publish/web/vm1/81", "service web no longer published on host vm1 at its port 81"),
+        ("publish/web/aix1/81", "service web published on host aix1 at its port 81"),
+        ("publish/web/aix1/81", "service web no longer published on host aix1 at its port 81"),
         ("client/lpar7", "client lpar7 removed"),
         ("admission/lpar7", "client lpar7 no longer known by anything"),
     ]
