@@ -120,7 +120,7 @@ class Reaching:
                     if listener is None:
                         listener = await trio.to_thread.run_sync(_listen, place_in(self._home))
                     reason = await self._serve_one(listener, page)
-                    self._problem = f"the ssh worker ended: {reason}" if reason else ""
+                    self._problem = f"the ssh worker {reason}" if reason else ""
                 except (MeshError, OSError) as exc:
                     self._problem = f"the ssh worker cannot be started: {exc}"
                 if not self._problem:
@@ -157,8 +157,10 @@ class Reaching:
 
     def _started(self) -> None:
         self._problem = ""
+        self._states = {name: state for name, state in self._states.items() if state.cause != "local"}
         self._told = self._wanted()
         self._tell()
+        self._say_who_is_here(self._hosts)
 
     async def _watch(self, scope: trio.CancelScope) -> None:
         """End the worker when there is no host for it any more; let suspensions and allowances end in time."""
@@ -173,7 +175,7 @@ class Reaching:
 
     def _lost(self, reason: str) -> None:
         """Whatever ran over it has ended."""
-        why = f"the ssh worker ended: {reason}" if reason else ""
+        why = f"the ssh worker {reason}" if reason else ""
         for name, one in self._hosts.items():
             if one.has_worker:
                 self._states[name] = m.HopState(host=name, state="down", reason=why, cause="local")

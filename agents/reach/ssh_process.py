@@ -80,22 +80,22 @@ class SshWorkerProcess:
     async def run(self, begin: m.Begin, listener: socket.socket, page: SuspectPage, ready: Callable[[], None]) -> str:
         """Serve it until it has ended, or end it when cancelled; why it ended. `ready` is called once it has started,
         to tell it everything."""
-        reason = "it ended"
+        reason = "ended"
         try:
             with trio.fail_after(limits.WORKER_START_TIMEOUT):
                 await self._channel.send(begin, [listener.fileno(), page.fd])
                 started, _ = await self._channel.receive()
             if not isinstance(started, m.Started):
-                raise ChannelClosed("it could not start")
+                raise ChannelClosed("could not start")
             self.public_key = started.public_key
             ready()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._send)
                 await self._receive()
         except* trio.TooSlowError:
-            reason = f"it was not ready within {limits.WORKER_START_TIMEOUT:.0f} s"
+            reason = f"was not ready within {limits.WORKER_START_TIMEOUT:.0f} s"
         except* ChannelClosed:
-            reason = "it said nothing any more and was killed" if self.hung else "it ended"
+            reason = "said nothing any more and was killed" if self.hung else "ended"
         finally:
             self._end()
         return reason
