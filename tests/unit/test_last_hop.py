@@ -1,4 +1,4 @@
-"""I/O: (a unix socket in a temporary directory) how a data worker asks for a channel, and what it makes of the answer."""
+"""I/O: (a unix socket in a temporary directory) how a data worker asks for a channel; what it makes of the answer."""
 
 from __future__ import annotations
 
