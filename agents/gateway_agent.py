@@ -20,6 +20,7 @@ import trio
 from agents import clock, handover
 from agents.admin.server import AdminConnection
 from agents.backoff import Backoff
+from agents.catalog.entries import hosts_of
 from agents.catalog.switch import catalog_of
 from agents.control import messages as c
 from agents.control.enrolment import EnrolmentServer
@@ -230,7 +231,7 @@ class GatewayAgent(Node):
         self.snapshot, self._latest, self._slicer, self._keys = after, latest, slicer, frozenset()
         self._control.publish(touched)  # first: a revocation waits for nobody
         self.count_instances(after, touched.named)
-        self._catalog.changed(touched.named)
+        self._catalog.changed(touched.named | hosts_of(after, touched.published))
         self._ahead = {host: number for host, number in self._ahead.items() if number > state.number}
         gone = [host for host in touched.named if self._control.holds(host) and self._gone(host) is not None]
         for host in gone:

@@ -15,7 +15,7 @@ from typing import Any
 from inventory.authority.state import AuthorityState
 from inventory.health import HealthByHost, host_of
 from inventory.imports import gateway_of, is_as_signed, place_of
-from inventory.model import Health, Host, Instance, Presence, Service
+from inventory.model import Health, Host, Instance, Presence, Publication, Service
 from inventory.names import SpiffeId
 from inventory.policy_index import PolicyIndex
 from inventory.policy_rules import Rule
@@ -54,6 +54,11 @@ class Touched:
             elif kind == "service":
                 names.add(host_of(rest))
         return frozenset(names)
+
+    @property
+    def published(self) -> frozenset[str]:
+        """The services whose publications may differ."""
+        return frozenset(key.split("/")[1] for key in self.keys if key.startswith("publish/"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,6 +175,14 @@ class Snapshot:
         """Pattern number -> the clients that it means."""
         clients = sorted(self.authority.clients.items())
         return _inverted((name, self.index.client_patterns(client)) for name, client in clients)
+
+    @cached_property
+    def published(self) -> Mapping[str, tuple[Publication, ...]]:
+        """Service name -> its publications, by id."""
+        found: dict[str, list[Publication]] = {}
+        for _, one in sorted(self.authority.publications.items()):
+            found.setdefault(one.service, []).append(one)
+        return {name: tuple(ones) for name, ones in found.items()}
 
     def speaks_for_client(self, gateway: str, client: str) -> bool:
         """Whether the operator lets this gateway say that the client calls (C10)."""

@@ -7,7 +7,7 @@ goes into JSON as data; the alphabet that Consul wants for the names of metadata
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from inventory.endpoints import parse_endpoint
 from inventory.model import Health, Host, Instance
@@ -16,6 +16,8 @@ from inventory.snapshot import Snapshot
 
 META_MAX = 64
 """Pairs of metadata that Consul takes of one entry; labels past that are among the tags only."""
+VALUE_MAX = 512
+"""Characters of a value of metadata that Consul takes."""
 HOST_CHECK = "meshbridge:host"
 _CHECK = "meshbridge:"
 _STATUS = {"passing": "passing", "failing": "critical", "unknown": "warning"}
@@ -24,6 +26,12 @@ _UNKNOWN = "not checked yet"
 
 def node_prefix(domain: str) -> str:
     return f"meshbridge_{domain}_"
+
+
+def hosts_of(snapshot: Snapshot, services: Iterable[str]) -> frozenset[str]:
+    """Where these services are: what is said of them there may be otherwise."""
+    found = (service for name in services if (service := snapshot.service(name)) is not None)
+    return frozenset(instance.host for service in found for instance in service.instances)
 
 
 def wanted_on(snapshot: Snapshot, host: str, mark: Mark) -> dict[Key, Entry]:
@@ -88,6 +96,9 @@ def _service(snapshot: Snapshot, host: Host, instance: Instance, node: str, mark
     }
     if host.site is not None:
         meta["meshbridge-site"] = host.site
+    places = [one.listen for one in snapshot.published.get(instance.service, ()) if one.listen is not None]
+    if places:
+        meta["meshbridge-published"] = " ".join(places)[:VALUE_MAX]
     return Service(
         node=node,
         id=instance.id,

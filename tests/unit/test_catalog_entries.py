@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from agents.catalog.entries import HOST_CHECK, META_MAX, node_prefix, wanted_on, with_labels
+from agents.catalog.entries import HOST_CHECK, META_MAX, hosts_of, node_prefix, wanted_on, with_labels
 from inventory.health import HealthByHost
-from inventory.model import Health, Host, Instance, Presence
+from inventory.model import Health, Host, Instance, Presence, Publication
 from inventory.registries.consul_catalog_wire import Check, Entry, Key, Mark, Node, Service
-from inventory.snapshot import Snapshot
+from inventory.snapshot import Snapshot, Touched
 from tests.support.estates import instance, revocation, snapshot
 
 MARK = Mark("corp.internal", "0123456789abcdef")
@@ -126,3 +126,18 @@ HOSTILE = '"}],"Verb":"delete" ` ${jndi:x} <script>\n\r\x1b[31m \u202e%2e%2e/{{ 
 def test_c11_a_reason_is_data_and_nothing_else() -> None:
     entries = made(host=Host(name="vm1", draining=HOSTILE), health=Health(state="failing", reason=HOSTILE))
     assert check(entries) == ("critical", f"draining: {HOSTILE}")
+
+
+def test_the_places_where_clients_find_a_service_are_among_its_metadata() -> None:
+    world = snapshot([VM1], [WEB])
+    assert "meshbridge-published" not in service(wanted_on(world, "vm1", MARK)).meta
+    published = [
+        Publication(service="web", gateway="gw1", listen="10.0.0.1:80"),
+        Publication(service="web", gateway="gw2", listen="10.0.0.2:80"),
+        Publication(service="db", gateway="gw2", listen="10.0.0.2:81"),
+        Publication(service="web", host="aix1", port=80),
+    ]
+    after = world.evolved(authority=replace(world.authority, publications={one.id: one for one in published}))
+    assert service(wanted_on(after, "vm1", MARK)).meta["meshbridge-published"] == "10.0.0.1:80 10.0.0.2:80"
+    touched = Touched(keys=frozenset(f"publish/{one.id}" for one in published))
+    assert hosts_of(after, touched.published) == {"vm1"}
