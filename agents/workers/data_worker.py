@@ -281,7 +281,8 @@ class DataWorker:
                 await self._channel.send(m.StreamList(id=message.id, streams=records, cut=len(records)))
             case m.ListStreams():
                 await self._send_records()
-                await self._channel.send(m.StreamList(id=message.id, streams=tuple(self.streams.records())))
+                streams = (*self.streams.records(), *self.published.last_words())
+                await self._channel.send(m.StreamList(id=message.id, streams=streams))
             case _:
                 pass
 

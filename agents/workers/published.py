@@ -23,6 +23,7 @@ from agents.workers.streams import Streams
 from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.counters import Closed, Tally
+from bridge.flows import Flow
 from bridge.policy.decide import Subject
 from bridge.relay.loop import Loop
 from inventory.clients import Address, Admissions, parse_peer
@@ -57,13 +58,18 @@ class Published:
         self._entrances: set[tuple[str, str]] = set()
         """Services, and where they are published."""
         self._waiting: OrderedDict[int, trio.CancelScope] = OrderedDict()
-        self._carried = 0
-        """Connections of clients with certificates that are decrypted here; each has two sockets more."""
+        self._carried: set[LiveFlow] = set()
+        """Connections of clients with certificates, which are decrypted here; each has two sockets more."""
 
     @property
     def sockets(self) -> int:
         """Those that are no stream's: of handshakes, and of what is decrypted here."""
-        return len(self._waiting) + 2 * self._carried
+        return len(self._waiting) + 2 * len(self._carried)
+
+    def last_words(self) -> list[Flow]:
+        """Streams that are over and whose clients have not been told all of it yet: this process must not end."""
+        over = [flow for flow in self._carried if flow.result == "ok"]
+        return [flow.record(now=self._loop.now, result="ok", reason="") for flow in over]
 
     # --- what is known --------------------------------------------------------------------------------------------
 
@@ -204,11 +210,11 @@ class Published:
             self._streams.cut_where(lambda other: reason if other is flow else None)
             self._loop.settle()
 
-        self._carried += 1
+        self._carried.add(flow)
         try:
             await carry(sock, outer, shaken.pipe, flow, broke=broke)
         finally:
-            self._carried -= 1
+            self._carried.remove(flow)
 
 
 def _place(message: m.ListenPublished) -> str:
