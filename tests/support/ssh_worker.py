@@ -60,6 +60,11 @@ class Stream:
         except BlockingIOError:
             return False
 
+    def alone(self) -> socket.socket:
+        """The socket, for one who does not ask how it ended."""
+        self._fate.close()
+        return self.sock
+
     def close(self) -> None:
         self.sock.close()
         self._fate.close()
@@ -251,7 +256,8 @@ class SshWorkerUnderTest:
         sock.sendall(json.dumps({"host": host, "target": target}).encode() + b"\n")
         line, fds = b"", []
         while not line.endswith(b"\n"):
-            data, came, _flags, _address = socket.recv_fds(sock, 1, 1)
+            ahead = sock.recv(4096, socket.MSG_PEEK)
+            data, came, _flags, _address = socket.recv_fds(sock, ahead.find(b"\n") + 1 or len(ahead) or 1, 1)
             fds += came
             line += data
             if not data:
