@@ -148,7 +148,7 @@ def _nothing_common(kind: str, theirs: str, heard: Heard) -> Why:
     return Why(
         "algorithms",
         f"{heard.where} offers no {kind} algorithm that is allowed; it offers {plain(theirs)}",
-        "an allowance for this host, with an owner and an end date: profile ssh-sha1 or ssh-cbc",
+        "an allowance for this host: host add ... --crypto ssh-sha1 or ssh-cbc, with an owner and an end date",
     )
 
 

@@ -91,7 +91,11 @@ class TlsHop:
             return Code.TIMEOUT, f"{target} did not answer within {limits.CONNECT_TIMEOUT:g} s"
         if isinstance(error, ssl.SSLError):
             said = explain_tls_error(error)
-            hint = "; an allowance for this host: --crypto tls-1.2, tls-1.0 or tls-rsa" if "TLS 1.3" in said else ""
+            hint = (
+                "; an allowance for this host: host add ... --crypto tls-1.2, tls-1.0 or tls-rsa"
+                if "TLS 1.3" in said
+                else ""
+            )
             return Code.CONNECT_FAILED, f"{target}: {said}{hint}"
         return Code.CONNECT_FAILED, f"{target}: {plain(error.strerror or str(error))}"
 

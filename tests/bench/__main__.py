@@ -1,6 +1,6 @@
 """I/O: the bridge side by side with Envoy, HAProxy and nginx, under the same load, in one run.
 
-    make bench                                              everything, about 12 minutes
+    make bench                                              all of it, about 12 minutes
     make bench ARGS="--rounds 3 --only requests,bulk"       a part of it
     make bench ARGS="--systems bridge,nginx:1,nginx:2"      some systems, peers with a number of workers
 

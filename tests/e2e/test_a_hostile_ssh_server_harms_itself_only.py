@@ -55,7 +55,7 @@ def honest(openssh: Program, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.mark.parametrize("kind", WORDS)
-def test_f42_it_is_given_up_within_5_s_with_its_reason(honest: Honest, kind: str) -> None:
+def test_f42_c35_it_is_given_up_within_5_s_with_its_reason(honest: Honest, kind: str) -> None:
     box, worker, key, _sshd = honest
     with HostileSshd(kind) as hostile:
         worker.longest_silence = 0.0
@@ -78,7 +78,7 @@ def test_f42_it_is_given_up_within_5_s_with_its_reason(honest: Honest, kind: str
 
 
 @pytest.mark.parametrize("kind", sorted({*RAW, *LOGGED_IN} - WORDS.keys()))
-def test_f42_what_it_does_to_a_channel_ends_that_channel(honest: Honest, kind: str) -> None:
+def test_f42_c35_what_it_does_to_a_channel_ends_that_channel(honest: Honest, kind: str) -> None:
     box, worker, key, _sshd = honest
     with HostileSshd(kind) as hostile:
         worker.know(box, worker.hop(hostile, key, name=kind))  # type: ignore[arg-type]

@@ -297,17 +297,20 @@ def test_c14_the_gateways_certificate_is_good_for_its_one_principal(estate: Esta
         assert (state.cause, state.reason) == ("local", "no")
 
 
-def test_h33_a_host_certificate_counts_for_its_name_from_its_authority_and_within_its_time(
+def test_h33_c17_a_host_certificate_counts_for_its_name_from_its_authority_and_within_its_time(
     estate: Estate, worker: SshWorkerUnderTest
 ) -> None:
     ca = estate.path / "hosts-ca"
     line = "@cert-authority " + " ".join(keygen(ca).split()[:2])
+    revoked = "@cert-authority " + " ".join(keygen(estate.path / "hosts-ca-2").split()[:2])
+    """The operator has signed another authority since: what the first one vouched for counts for nothing."""
     box = new_box(estate)
     key = box.new_user_key()
     public = box.key_file.with_name("host_key.pub")
     box.options.append(f"HostCertificate {box.key_file}-cert.pub")
     for principals, more, words in (
         ("127.0.0.1", ("-h",), None),
+        ("127.0.0.1", ("-h",), "the host certificate of .* does not hold: Host CA key is not trusted"),
         ("elsewhere.example", ("-h",), "the host certificate of .* does not hold"),
         ("127.0.0.1", ("-h", "-V", "20200101:20200102"), "the host certificate of .* does not hold"),
         ("", ("-h",), "the host certificate of .* does not hold: Host certificate names no host"),
@@ -317,7 +320,8 @@ def test_h33_a_host_certificate_counts_for_its_name_from_its_authority_and_withi
         else:
             subprocess.run(["ssh-keygen", "-q", "-s", ca, "-I", "x", "-h", public], check=True)
         with box:
-            worker.know(worker.hop(box, key, host_keys=(line,)))
+            another = line if "not trusted" not in (words or "") else revoked
+            worker.know(worker.hop(box, key, host_keys=(another,)))
             if words is None:
                 assert worker.wait("box", "up").host_key.startswith("ssh-ed25519 ")
             else:
