@@ -142,7 +142,12 @@ class Held:
 
 
 def held(address: tuple[str, int]) -> Held:
-    found = eventually(lambda: made if (made := Held(address)).name else None)
+    def tried() -> Held | None:
+        with contextlib.suppress(ConnectionRefusedError):
+            return made if (made := Held(address)).name else None
+        return None
+
+    found = eventually(tried)
     assert found is not None
     return found
 
