@@ -144,6 +144,11 @@ class DataWorkers:
         return sum(worker.streams for worker in self._inherited)
 
     @property
+    def inherited(self) -> tuple[DataWorkerProcess, ...]:
+        """Workers of another version that have not ended yet."""
+        return tuple(self._inherited)
+
+    @property
     def tunnels(self) -> tuple[m.TunnelState, ...]:
         return tuple(tunnel for worker in self for tunnel in worker.tunnels)
 

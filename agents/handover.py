@@ -27,6 +27,17 @@ _PROBE = "import cli.main, agents.gateway_agent, agents.host_agent, agents.worke
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
+class HeldSlot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a worker has, or waits for, at an instance with a limit (see `governors`)."""
+
+    instance: str
+    service: str
+    caller: str
+    max_streams: int | None
+    max_rate: int | None
+    given: bool = False
+
+
 class LeftWorker(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that goes on: its channel, and what had been read of it but not understood yet."""
 
@@ -38,6 +49,8 @@ class LeftWorker(msgspec.Struct, frozen=True, kw_only=True):
     """The rest of a message that it was being told."""
     paths: dict[str, tuple[str, ...]] = {}
     """Hosts that it wants a path to and was not answered about yet; through which gateways not."""
+    slots: dict[int, HeldSlot] = {}
+    """Its slots and wishes for some, by its own numbers."""
 
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):

@@ -45,6 +45,7 @@ from bridge.logs import get_logger
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import HomeLock, lock_home, read_file, write_file
+from inventory.model import Health
 from inventory.names import parse_service_name, shown
 
 log = get_logger()
@@ -93,7 +94,7 @@ class HostAgent(Node):
         self._alarms: dict[str, str] = {}
         self._links = GatewayLinks(config.name, self, self.workers, lambda: self.snapshot, returns=inherited.is_any)
         self._adoptions = Adoptions(self.workers)
-        self._services = LocalServices(home, config.name, self._links.report_changed)
+        self._services = LocalServices(home, config.name, self._links.report_changed, self._governors.checking)
 
     # --- starting -------------------------------------------------------------------------------------------------
 
@@ -239,6 +240,9 @@ class HostAgent(Node):
         return c.Hello(
             version=VERSION, epoch=self._epoch, number=self.known.slice.number, advertise=self.config.advertise
         )
+
+    def health_of(self, instance: str) -> Health:
+        return self._services.health.get(instance, Health())
 
     def report(self) -> c.Report:
         health = self._services.leaving() if self.lifecycle.draining.is_set() else dict(self._services.health)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 
-from agents.checks.runner import Checker, Watched
+from agents.checks.answers import Outcome
+from agents.checks.runner import Checker, Watched, probe_directly
 from agents.checks.spec import parse_check
 from agents.knowledge.placement import check_report
 from bridge import limits
@@ -21,20 +23,26 @@ from inventory.snapshot import Snapshot
 log = get_logger()
 
 FILE = "services.toml"
+SlotForCheck = Callable[[Instance], AbstractAsyncContextManager[bool]]
+"""An instance with a limit is checked while this holds, if it says that there is room (see `governors`)."""
 
 
 class LocalServices:
     """The instances on this host and their health. `changed` is called when the health of one changed.
 
+    Args:
+        slot_for_check: a check is a connection, too, which an instance with a limit may not take now.
+
     Raises:
         MeshError: services.toml cannot be used at the start.
     """
 
-    def __init__(self, home: Path, host: str, changed: Callable[[], None]) -> None:
+    def __init__(self, home: Path, host: str, changed: Callable[[], None], slot_for_check: SlotForCheck) -> None:
         self._path = home / FILE
         self._host = host
         self._changed = changed
-        self._checker = Checker(self._checked, rng=random.Random())
+        self._slot_for_check = slot_for_check
+        self._checker = Checker(self._checked, rng=random.Random(), probe=self._probe)
         self.declared: tuple[Instance, ...] = self._load()
         """What services.toml says."""
         self.instances: tuple[Instance, ...] = ()
@@ -85,6 +93,17 @@ class LocalServices:
         except InputError as exc:
             self.health[instance.id] = Health(state="failing", reason=f"its check cannot be used: {exc.what}")
             return None
+
+    async def _probe(self, watched: Watched) -> Outcome:
+        """Ask a target once. Where as many streams are open as it takes, they show that it is as it was."""
+        place = str(watched.target)
+        limited = [i for i in self.instances if i.target == place and (i.max_streams or i.max_rate)]
+        async with AsyncExitStack() as stack:
+            for instance in limited:
+                if not await stack.enter_async_context(self._slot_for_check(instance)):
+                    known = self.health.get(instance.id, Health())
+                    return Outcome(known.state != "failing", known.reason)
+            return await probe_directly(watched)
 
     def _checked(self, instance_id: str, health: Health) -> None:
         self.health[instance_id] = health

@@ -24,6 +24,7 @@ from agents import clock, handover
 from agents.admin.server import AdminConnection, serve_admin
 from agents.data_workers import DataWorkers
 from agents.estate import Home, HomeConfig
+from agents.governors import Governors
 from agents.guards import must_pass
 from agents.handover import Inherited
 from agents.instance_counts import InstanceCounts
@@ -48,6 +49,7 @@ from bridge.ports import holder_of
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import MeshError, Unavailable
 from inventory.home import HomeLock
+from inventory.model import Health
 from inventory.names import SpiffeId
 from inventory.snapshot import Snapshot
 
@@ -113,6 +115,7 @@ class Node:
         self.replaced_by = ""
         """The version on disk that is to take this process's place, once `run` has returned."""
         self._questions = StreamQuestions(self.workers)
+        self._governors = Governors(self.health_of, lambda: self.leaves)
 
     @property
     def spiffe(self) -> SpiffeId:
@@ -177,6 +180,10 @@ class Node:
     def warnings(self) -> list[dict[str, str]]:
         return []
 
+    def health_of(self, instance: str) -> Health:
+        """What the checks say of an instance that this node connects to."""
+        return self.snapshot.health.get(instance, Health())
+
     def nodes_end(self) -> dict[str, float]:
         """Ends of the certificates of other nodes that count for the outage budget, by `host NAME`."""
         return {}
@@ -222,6 +229,8 @@ class Node:
             self._nursery = nursery
             await nursery.start(self.lifecycle.watch_signals)
             handover.listen_to_signals()
+            self._governors.inherited(self.workers.inherited)
+            nursery.start_soon(self._governors.run)
             nursery.start_soon(self.workers.run)
             nursery.start_soon(self.flow_log.run)
             nursery.start_soon(self._watch_itself)
@@ -301,6 +310,7 @@ class Node:
             self.loop_lag.heard("supervisor", counted)
             self.metrics.supervisor(counted, take_bugs())
             self.metrics.flows_dropped(self.flow_log.dropped)
+            self.metrics.limited(self._governors.states(), self._governors.take_refused())
 
     async def _reloads(self) -> None:
         async for _ in self.lifecycle.reloads():
@@ -392,6 +402,8 @@ class Node:
                 for flow in message.flows:
                     self.flow_log.append(flow)
                 self.flowed(message.flows)
+            case m.SlotAsked() | m.SlotUsed() | m.SlotLeft():
+                self._governors.heard(worker, message)
             case m.StreamList():
                 self._questions.answered(worker, message)
             case m.Notice():
@@ -402,6 +414,7 @@ class Node:
     def worker_ended(self, worker: DataWorkerProcess) -> None:
         self.metrics.forget(str(worker.pid))
         self._questions.worker_gone(worker)
+        self._governors.worker_gone(worker)
         self.worker_gone(worker)
 
     async def live_streams(self) -> tuple[Flow, ...]:
@@ -455,6 +468,7 @@ class Node:
             "last_reload": self.last_reload,
             "streams": self.streams,
             "loop_lag": self.loop_lag.status(),
+            "limited": self._governors.status(),
             "tunnels": [
                 {
                     "peer": f"{t.role}:{t.peer}",
@@ -482,6 +496,7 @@ class Node:
             reason = f": {self.flow_log.last_error}" if self.flow_log.last_error else ""
             found.append(warning("flows-dropped", f"{self.flow_log.dropped} flow records were dropped{reason}"))
         found += [warning("worker-silent", text) for text in self.workers.silent()]
+        found += [warning("busy", text) for text in self._governors.warnings()]
         found += [warning("loop-lag", text) for text in self.loop_lag.warnings()]
         if self.lifecycle.draining.is_set():
             found.append(warning("draining", "this node is draining"))

@@ -20,7 +20,7 @@ from typing import Protocol
 import trio
 
 from agents.guards import must_pass
-from agents.handover import LeftWorker
+from agents.handover import HeldSlot, LeftWorker
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from bridge import limits
@@ -31,9 +31,11 @@ log = get_logger()
 
 _WORKER = "agents.workers.data_worker"
 _ROOT = Path(__file__).parents[1]
-_UNDERSTOOD = (m.WorkerReport, m.Notice, m.Guest, m.ControlStream, m.PathNeeded)
+_UNDERSTOOD = (
+    m.WorkerReport, m.Notice, m.Guest, m.ControlStream, m.PathNeeded, m.SlotAsked, m.SlotUsed, m.SlotLeft,
+)  # fmt: skip
 """What an inherited worker may say; the rest answers what the program before us asked."""
-_TOLD = (m.Retire, m.PathFound, m.PathFailed)
+_TOLD = (m.Retire, m.PathFound, m.PathFailed, m.SlotGiven, m.SlotRefused)
 """What an inherited worker may be told. One whose version cannot read any of it takes it as the word to retire."""
 
 
@@ -132,6 +134,8 @@ class DataWorkerProcess:
         """Those of them after WORKER_SILENT, since anything held it."""
         self.paths: dict[str, tuple[str, ...]] = {}
         """Hosts that it wants a path to, and which gateways not."""
+        self.slots: dict[int, HeldSlot] = {}
+        """What it has, or waits for, at instances with a limit; `governors` keeps it."""
         self._inherited = False
         self._unsaid = 0
         self._all_said = trio.Event()
@@ -235,6 +239,7 @@ class DataWorkerProcess:
             streams=self.streams,
             unsent=unsent,
             paths=dict(self.paths),
+            slots=dict(self.slots),
         )
 
     @classmethod
@@ -246,6 +251,7 @@ class DataWorkerProcess:
         worker._channel.put_back(left.unread, left.unsent)
         worker.streams, worker.serves, worker._inherited = left.streams, False, True
         worker.paths = dict(left.paths)
+        worker.slots = dict(left.slots)
         return worker
 
     async def run_inherited(self) -> None:

@@ -472,6 +472,29 @@ RETRY_WINDOW = 10.0
 """Seconds over which first and second tries are compared."""
 CONNECT_TRIES = 3
 
+# --- Backends that fall over (see routing/governor) ---------------------------------------------------------------
+GOVERNOR_BOUND_MAX = 100_000
+"""The largest `--max-streams` and `--max-rate`: more is no limit to anybody."""
+GOVERNOR_WAIT = 5.0
+"""A stream waits for a slot at its instance at most this long: with CONNECT_TIMEOUT still less than the caller's own
+OPEN_WAIT_TIMEOUT, so that the caller hears why, and may try another instance."""
+GOVERNOR_ANSWER = 2.0
+"""So much later a data worker whose supervisor has not said that the wait is over ends it by itself."""
+GOVERNOR_QUEUE_MAX = 1000
+"""Streams that wait for one instance; each holds a descriptor. With more the caller that waits most loses one."""
+GOVERNOR_REST = 0.05
+"""A slot whose stream the backend did not end itself is given again after this: it has noticed the end by then."""
+GOVERNOR_FAILURES = 3
+"""Connects in a row that failed are an outage, like a check that fails."""
+GOVERNOR_RAMP = 30.0
+"""After an outage what a backend is given grows to the whole in this time ..."""
+GOVERNOR_RAMP_SHARE = 0.1
+"""... from this share, of which there is always at least one: somebody has to find out that it is back."""
+GOVERNOR_LOOK = 0.25
+"""Between two looks at what a backend that comes back may be given."""
+GOVERNOR_KEPT = 60.0
+"""An instance with a limit that nobody asks for is not watched any more after this."""
+
 # --- Policy -------------------------------------------------------------------------------------------------------
 PERMITS_CACHED = 20000
 """Pairs of subject and service whose decision is kept, about 1 kB each; when full, all are decided again."""

@@ -5,7 +5,7 @@ A node that serves the page imports this when it starts; the others have `metric
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
@@ -14,6 +14,7 @@ from bridge.counters import CONNECT_BOUNDS, CounterDeltas, InstanceState
 from bridge.delays import BOUNDS, DelayCounts
 from bridge.flows import RESULTS
 from bridge.metric_families import Counter, Gauge, Histogram
+from bridge.routing.governor import State
 
 _PROCESSES = ("supervisor", "worker")
 
@@ -66,6 +67,16 @@ class LiveMetrics:
             closed={"state": values("passing", "failing", "unknown", "ejected", "draining")},
             is_known=known,
         )
+        self._limited = Gauge(
+            "limited_streams",
+            "Streams to instances with a limit: open, waiting for a slot, and how many may be open now.",
+            names=service,
+            closed={"state": values("open", "waiting", "allowed")},
+            is_known=known,
+        )
+        self._busy = Counter(
+            "busy_refusals", "Streams refused because an instance had all that it takes.", names=service, is_known=known
+        )
         self._tunnels = Gauge("tunnels", "Tunnels open now.", closed={"kind": values("direct", "gateway")})
         self._preauth = Gauge("preauth_connections", "Connections that have not proved who they are yet.")
         self._decisions = Counter(
@@ -108,7 +119,7 @@ class LiveMetrics:
             "catalog_entries", "Entries of ours in Consul's catalog.", closed={"kind": values("node", "service")}
         )
         self._build = Gauge("build_info", "Always 1.", names=("version",), is_known=lambda name: True)
-        self._by_service = (self._streams, self._bytes)
+        self._by_service = (self._streams, self._bytes, self._busy)
         self._families = tuple(f for f in vars(self).values() if isinstance(f, Counter | Gauge | Histogram))
 
     def absorb(self, deltas: CounterDeltas, *, source: str) -> None:
@@ -160,6 +171,16 @@ class LiveMetrics:
 
     def flows_dropped(self, total: int) -> None:
         self._dropped.set(total)
+
+    def limited(self, states: Iterable[tuple[str, State]], refused: Mapping[str, int]) -> None:
+        sums: dict[tuple[str, str], int] = {}
+        for service, state in states:
+            for word, number in (("open", state.open), ("waiting", state.waiting), ("allowed", state.now.streams)):
+                if number is not None:
+                    sums[service, word] = sums.get((service, word), 0) + number
+        self._limited.replace(sums.items())
+        for service, count in refused.items():
+            self._busy.add(count, service)
 
     def catalog(self, *, writes: int, entries: Mapping[str, int]) -> None:
         self._catalog_writes.add(writes)

@@ -6,11 +6,12 @@ Neither ever raises for what it is told: a counter must not end a stream.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Protocol
 
 from bridge.counters import CounterDeltas, InstanceState
 from bridge.delays import DelayCounts
+from bridge.routing.governor import State
 
 
 class Metrics(Protocol):
@@ -39,6 +40,10 @@ class Metrics(Protocol):
 
     def flows_dropped(self, total: int) -> None:
         """Flow records lost since the start."""
+
+    def limited(self, states: Iterable[tuple[str, State]], refused: Mapping[str, int]) -> None:
+        """How each instance with a limit stands, with its service; replaces what was said before. And how many streams
+        were refused since, by service."""
 
     def catalog(self, *, writes: int, entries: Mapping[str, int]) -> None:
         """Transactions on Consul's catalog since the last time; nodes and services of ours in it."""
@@ -72,6 +77,9 @@ class NoMetrics:
         pass
 
     def flows_dropped(self, total: int) -> None:
+        pass
+
+    def limited(self, states: Iterable[tuple[str, State]], refused: Mapping[str, int]) -> None:
         pass
 
     def catalog(self, *, writes: int, entries: Mapping[str, int]) -> None:

@@ -11,7 +11,7 @@ import click
 from cli.app import App, pass_app, run, words
 from cli.output import print_json, print_table
 from cli.publish import publication_as_json, publish, unpublish
-from cli.values import HOST, LABEL, PORT, TARGET, labels_of, option_value
+from cli.values import BOUND, HOST, LABEL, PORT, TARGET, labels_of, option_value
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 
 host_option = click.option("--host", "host_name", type=HOST, metavar="H", help="Only what is on this host.")
 target_option = click.option("--target", type=TARGET, metavar="ADDR:PORT", help="Only the instance at this target.")
+max_streams_option = click.option(
+    "--max-streams", type=BOUND, metavar="N", help="How many streams an instance takes at once, from all callers."
+)
+max_rate_option = click.option(
+    "--max-rate", type=BOUND, metavar="R", help="How many new streams an instance takes in a second, from all callers."
+)
 
 
 @click.group()
@@ -54,6 +60,8 @@ service.add_command(unpublish)
     help="What policy may say about it; may be repeated.",
 )
 @click.option("--proxy-protocol", is_flag=True, help="It is told who calls, by the PROXY protocol, version 2.")
+@max_streams_option
+@max_rate_option
 @pass_app
 def add(
     app: App,
@@ -65,6 +73,8 @@ def add(
     weight: int,
     labels: tuple[tuple[str, str], ...],
     proxy_protocol: bool,
+    max_streams: int | None,
+    max_rate: int | None,
 ) -> None:
     """Place an instance of the service NAME on a host; several instances are balanced.
 
@@ -87,6 +97,8 @@ def add(
         weight=weight,
         labels=labels_of(labels),
         proxy_protocol=proxy_protocol,
+        max_streams=max_streams,
+        max_rate=max_rate,
     )
 
     async def work() -> Placed:
@@ -115,6 +127,8 @@ def add(
     metavar="K=V",
     help="What policy may say about it; may be repeated.",
 )
+@max_streams_option
+@max_rate_option
 @click.option("--allow-loopback", is_flag=True, help="Also instances on the gateway's own machine.")
 @pass_app
 def import_service(
@@ -125,6 +139,8 @@ def import_service(
     service_name: str | None,
     port: int | None,
     labels: tuple[tuple[str, str], ...],
+    max_streams: int | None,
+    max_rate: int | None,
     allow_loopback: bool,
 ) -> None:
     """Bring in the service NAME that others registered in Consul.
@@ -149,6 +165,8 @@ def import_service(
         tags=tuple(sorted(set(tags))),
         port=port,
         labels=labels_of(labels),
+        max_streams=max_streams,
+        max_rate=max_rate,
         allow_loopback=allow_loopback,
     )
     ImportBody(imported=wanted)  # says what is wrong with it before anything is opened
@@ -214,13 +232,21 @@ def _print_service(app: App, instances: list[Instance], imports: list[Import], p
         print_json([*map(_as_json, instances), *map(_import_as_json, imports), *published])
         return
     rows: list[tuple[object, ...]] = [
-        (i.service, i.host, i.target, i.port, i.check or "tcp", i.weight, i.labels, i.draining or "") for i in instances
+        (i.service, i.host, i.target, i.port, i.check or "tcp", i.weight, _limit(i), i.labels, i.draining or "")
+        for i in instances
     ]
     rows += [
-        (w.service, f"gateway:{w.gateway}", w.check, w.port or "its own", "consul", "", w.labels, "") for w in imports
+        (w.service, f"gateway:{w.gateway}", w.check, w.port or "its own", "consul", "", _limit(w), w.labels, "")
+        for w in imports
     ]
-    rows += [(p["service"], p["host"], p["target"], p["port"], "published", "", {}, "") for p in published]
-    print_table(("SERVICE", "HOST", "TARGET", "PORT", "CHECK", "WEIGHT", "LABELS", "DRAINING"), rows)
+    rows += [(p["service"], p["host"], p["target"], p["port"], "published", "", "", {}, "") for p in published]
+    print_table(("SERVICE", "HOST", "TARGET", "PORT", "CHECK", "WEIGHT", "LIMIT", "LABELS", "DRAINING"), rows)
+
+
+def _limit(taken: Instance | Import) -> str:
+    """What each instance takes: `20 at once, 5/s`."""
+    parts = [f"{taken.max_streams} at once"] if taken.max_streams is not None else []
+    return ", ".join(parts + ([f"{taken.max_rate}/s"] if taken.max_rate is not None else []))
 
 
 def _as_json(instance: Instance) -> dict[str, object]:

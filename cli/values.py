@@ -93,6 +93,8 @@ ENDPOINT = grammar("inventory.endpoints:parse_endpoint", keeps_text=True)
 LISTEN = grammar("inventory.endpoints:parse_listen", keeps_text=True)
 SLICE = grammar("bridge.dns.addresses:parse_slice", keeps_text=True)
 TARGET = grammar("inventory.endpoints:parse_target")
+BOUND = click.IntRange(1, 100_000)
+"""How many streams at once or in a second: up to the bridge's GOVERNOR_BOUND_MAX."""
 USER = grammar("inventory.policy_rules:parse_user")
 
 

@@ -48,6 +48,8 @@ def instance_of(wanted: Import, target: str, *, port: int, weight: int = 1) -> I
         check=wanted.check,
         weight=weight,
         labels=wanted.labels,
+        max_streams=wanted.max_streams,
+        max_rate=wanted.max_rate,
     )
 
 
@@ -59,6 +61,7 @@ def is_as_signed(wanted: Import, instance: Instance) -> bool:
         and wanted.port in (None, instance.port)
         and instance.check == wanted.check
         and instance.labels == wanted.labels
+        and (instance.max_streams, instance.max_rate) == (wanted.max_streams, wanted.max_rate)
         and why_refused(instance.target, wanted.allow_loopback) is None
     )
 

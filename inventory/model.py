@@ -81,6 +81,10 @@ class Instance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unkno
     draining: str | None = None
     proxy_protocol: bool = False
     """Whether it is told who calls, by a header before the first byte (see bridge/proxy_protocol.py)."""
+    max_streams: int | None = None
+    """How many it takes at once, from all callers together; None: as many as come."""
+    max_rate: int | None = None
+    """How many new ones it takes in any second."""
 
     @property
     def id(self) -> str:
@@ -103,6 +107,9 @@ class Import(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown
     labels: dict[str, str] = {}
     allow_loopback: bool = False
     """Whether instances may be on the gateway's own machine."""
+    max_streams: int | None = None
+    max_rate: int | None = None
+    """Of each of its instances (see Instance)."""
 
     @property
     def id(self) -> str:

@@ -88,6 +88,7 @@ async def import_service(operator: Operator, wanted: Import, via: Sequence[str])
         if unknown is not None:
             raise AnswerIsNo(f"there is no gateway {unknown}", hint=f"there are {', '.join(sorted(state.gateways))}")
         imports = [msgspec.structs.replace(wanted, gateway=name) for name in via or sorted(state.gateways)]
+        _check_limit(state, imports)
         for one in imports:
             _check_import(state, one)
         _check_other_imports(state, imports)
@@ -96,6 +97,17 @@ async def import_service(operator: Operator, wanted: Import, via: Sequence[str])
 
     await operator.append(decide, message=f"service import {wanted.source} as {wanted.service}")
     return news
+
+
+def _check_limit(state: AuthorityState, imports: Sequence[Import]) -> None:
+    """Each gateway counts the streams through it: a limit that holds is one gateway's."""
+    by_id = {i: one for i, one in state.imports.items() if one.service == imports[0].service}
+    all_of_it = {**by_id, **{one.id: one for one in imports}}.values()
+    is_limited = any(one.max_streams is not None or one.max_rate is not None for one in all_of_it)
+    if is_limited and len(all_of_it) > 1:
+        names = ", ".join(sorted(one.gateway for one in all_of_it))
+        what = f"{imports[0].service} would be imported through {names}, and each lets as many streams through"
+        raise InputError(what, where="--max-streams", hint="import it through one gateway, named with --via")
 
 
 def _check_import(state: AuthorityState, wanted: Import) -> None:

@@ -37,6 +37,7 @@ from agents.workers.pool import Path as GatewayPath
 from agents.workers.pool import TunnelPool, tune
 from agents.workers.published import Published
 from agents.workers.shares import Kind, Shares
+from agents.workers.slots import Slots
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
@@ -105,7 +106,8 @@ class DataWorker:
         loop.on_crash = self._crashed
         self._tasks = Tasks(nursery, self._crashed)
         self.targets = Targets()
-        self.streams = Streams(self.loop, self, self._tally, self.snapshot)
+        self.slots = Slots(channel)
+        self.streams = Streams(self.loop, self, self._tally, self.snapshot, slots=self.slots)
         me = SpiffeId(begin.trust_domain, "gateway" if begin.role == "gateway" else "host", begin.name)
         identity = Path(begin.home) / "identity.pem"
         self.pool = TunnelPool(
@@ -279,6 +281,10 @@ class DataWorker:
                 self.loop.settle()
                 await self._send_records()
                 await self._channel.send(m.StreamList(id=message.id, streams=records, cut=len(records)))
+            case m.SlotGiven():
+                self.slots.given(message.id)
+            case m.SlotRefused():
+                self.slots.refused(message.id, message.reason)
             case m.ListStreams():
                 await self._send_records()
                 streams = (*self.streams.records(), *self.published.last_words())
@@ -567,6 +573,7 @@ async def run(loop: Loop, fd: int, page: int) -> None:
             await channel.send(m.Started(pid=os.getpid()))
             nursery.start_soon(worker.targets.run)
             nursery.start_soon(worker.tick)
+            nursery.start_soon(worker.slots.run)
             nursery.start_soon(worker.report)
             nursery.start_soon(worker.watch)
             await worker.obey()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import socket
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -19,6 +21,7 @@ from agents.workers.live import LiveFlow
 from agents.workers.offered import Offered, check_address
 from agents.workers.own_targets import preamble
 from agents.workers.pool import TunnelPool, expect_reading, tune
+from agents.workers.slots import Slots
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
@@ -52,6 +55,7 @@ class InboundOwner(Protocol):
     snapshot: Snapshot
     offered: Offered
     ssh_channels: Path
+    slots: Slots
 
     @property
     def draining(self) -> str | None: ...
@@ -276,7 +280,29 @@ class Inbound:
         local.sole = True
         self._tell_who_calls(tunnel, flow, instance, local)
         self._streams.live(local)
-        local.connect(tunnel, stream, address)
+        if instance.max_streams is None and instance.max_rate is None:
+            local.connect(tunnel, stream, address)
+        else:
+            local.wait(tunnel, stream)
+            self._once_it_has_a_slot(local, flow, instance, partial(local.connect, tunnel, stream, address))
+
+    def _once_it_has_a_slot(
+        self, local: LocalSocket, flow: LiveFlow, instance: Instance, connect: Callable[[], object]
+    ) -> None:
+        """The instance has a limit: the stream has its turn when there is room, or is refused."""
+
+        def answered(refusal: str | None) -> None:
+            if local.ended:
+                return
+            if refusal is not None:
+                local.refuse(Code.BUSY, refusal)
+            elif (why := self._owner.why_draining(instance)) is not None:
+                local.refuse(Code.DRAINING, f"draining: {why}")
+            else:
+                flow.connecting = self._loop.now
+                connect()
+
+        self._owner.slots.ask(flow, instance, lambda refusal: self._loop.guarded(local, partial(answered, refusal)))
 
     def _tell_who_calls(self, tunnel: Tunnel, flow: LiveFlow, instance: Instance, local: LocalSocket) -> None:
         if instance.proxy_protocol:
@@ -298,13 +324,22 @@ class Inbound:
         self._tell_who_calls(tunnel, flow, instance, local)
         self._streams.live(local)
         local.wait(tunnel, stream)
-        # The task has a descriptor of its own: the stream may end meanwhile, and with it the socket.
-        self._tasks.start_soon(self._ask_for_channel, local, sock, sock.dup(), instance)
+
+        def connect() -> None:
+            # The task has a descriptor of its own: the stream may end meanwhile, and with it the socket.
+            self._tasks.start_soon(self._ask_for_channel, local, sock, sock.dup(), flow, instance)
+
+        if instance.max_streams is None and instance.max_rate is None:
+            connect()
+        else:
+            self._once_it_has_a_slot(local, flow, instance, connect)
 
     async def _ask_for_channel(
-        self, local: LocalSocket, sock: WitnessedSocket, own: WitnessedSocket, instance: Instance
+        self, local: LocalSocket, sock: WitnessedSocket, own: WitnessedSocket, flow: LiveFlow, instance: Instance
     ) -> None:
         refusal: LastHopRefused | None = None
+        # Whatever becomes of the stream, the slot is taken until it is known what became of the channel.
+        slot, flow.slot = flow.slot, 0
         with own, trio.move_on_after(limits.CONNECT_TIMEOUT) as scope:
             try:
                 await ask(own, self._owner.ssh_channels, instance.host, instance.target)
@@ -321,8 +356,12 @@ class Inbound:
             what = f"{instance.host}: no channel to {instance.target} within {limits.CONNECT_TIMEOUT:.0f} s"
             refusal = LastHopRefused(Code.TIMEOUT, what)
         if local.ended:
+            if slot:
+                self._owner.slots.ended(slot, rest=True)
             return
+        flow.slot = slot
         if refusal is not None:
+            self._streams.not_connected(flow)
             local.refuse(refusal.code, refusal.what)
         else:
             self._loop.guarded(local, local.connected)

@@ -40,9 +40,9 @@ class LiveFlow:
     """Who talks to what, under which permit. `started` is wall-clock unix seconds, `began` and `accepted` monotonic."""
 
     __slots__ = (
-        "accepted", "began", "caller", "failure", "host", "id", "instance", "last_refusal", "observed", "over", "peer",
-        "permit", "refused_by", "result", "service", "settled", "side", "site", "source", "speaker", "started",
-        "subject", "tried", "tries", "user", "via",
+        "accepted", "began", "caller", "connecting", "failure", "host", "id", "instance", "last_refusal", "observed",
+        "over", "peer", "permit", "refused_by", "result", "service", "settled", "side", "site", "slot", "source",
+        "speaker", "started", "subject", "tried", "tries", "user", "via", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -74,6 +74,12 @@ class LiveFlow:
         self.settled: trio.Event | None = None
         """Set when it was accepted or failed, for whoever waits to be told (`dial`)."""
         self.failure: MeshError | None = None
+        self.slot = 0
+        """At an instance with a limit: the number of its slot there, or of its wish for one (see `slots`)."""
+        self.waits = False
+        """It has no slot yet."""
+        self.connecting: float | None = None
+        """When it had its slot, and the connect to its target began (monotonic)."""
         self.caller: Caller | None = None
         """At a gateway: the connection of a client that this is, when it is one."""
         self.speaker: str | None = None

@@ -187,6 +187,15 @@ class ListStreams(Message, frozen=True, kw_only=True, tag="list-streams"):
     id: int
 
 
+class SlotGiven(Message, frozen=True, kw_only=True, tag="slot-given"):
+    id: int
+
+
+class SlotRefused(Message, frozen=True, kw_only=True, tag="slot-refused"):
+    id: int
+    reason: str
+
+
 # --- worker to supervisor -----------------------------------------------------------------------------------------
 
 
@@ -270,6 +279,32 @@ class WorkerReport(Message, frozen=True, kw_only=True, tag="report"):
     """Agentless host -> streams to it."""
 
 
+class SlotAsked(Message, frozen=True, kw_only=True, tag="slot-asked"):
+    """A stream wants to go to an instance with a limit (see `agents.governors`)."""
+
+    id: int
+    instance: str
+    service: str
+    caller: str
+    max_streams: int | None
+    max_rate: int | None
+
+
+class SlotUsed(Message, frozen=True, kw_only=True, tag="slot-used"):
+    """It connected; or could not, and has no slot any more."""
+
+    id: int
+    connected: bool
+
+
+class SlotLeft(Message, frozen=True, kw_only=True, tag="slot-left"):
+    """It has ended, or does not wait any longer."""
+
+    id: int
+    rest: bool
+    """The instance has not said its own end, and may not have noticed ours."""
+
+
 class StreamList(Message, frozen=True, kw_only=True, tag="stream-list"):
     id: int
     streams: tuple[Flow, ...]
@@ -306,6 +341,8 @@ ToWorker = (
     | Retire
     | CutAll
     | ListStreams
+    | SlotGiven
+    | SlotRefused
 )
 FromWorker = (
     Started
@@ -317,6 +354,9 @@ FromWorker = (
     | Adopted
     | Unjoined
     | WorkerReport
+    | SlotAsked
+    | SlotUsed
+    | SlotLeft
     | StreamList
     | Notice
 )

@@ -21,6 +21,7 @@ from agents.workers.live import Caller, LiveFlow
 from agents.workers.offered import Offered
 from agents.workers.own_targets import connect_own
 from agents.workers.pool import TunnelPool
+from agents.workers.slots import Busy, Slots
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
@@ -43,7 +44,9 @@ from inventory.model import Instance
 from inventory.names import ServiceName, SpiffeId
 from inventory.snapshot import Snapshot
 
-_TRY_ANOTHER = frozenset({Code.CONNECT_FAILED, Code.UNKNOWN_SERVICE, Code.DRAINING, Code.LIMIT, Code.TIMEOUT})
+_TRY_ANOTHER = frozenset(
+    {Code.CONNECT_FAILED, Code.UNKNOWN_SERVICE, Code.DRAINING, Code.LIMIT, Code.TIMEOUT, Code.BUSY}
+)
 """Refusals that speak of one instance, not of the caller. After ABORTED and SHUTDOWN the tunnel itself is gone."""
 _TUNNEL_GONE = frozenset({Code.ABORTED, Code.SHUTDOWN, Code.NO_ERROR, Code.INTERNAL})
 _WHYS_NAMED = 3
@@ -62,6 +65,7 @@ class OutboundOwner(Protocol):
     targets: Targets
     offered: Offered
     ssh_channels: Path
+    slots: Slots
 
 
 class Outbound:
@@ -295,6 +299,9 @@ class Outbound:
                         self._open(local, flow, instance, tunnel)
                         self._loop.settle()
                 return
+            except Busy as exc:
+                flow.last_refusal = f"{instance.host} refused it: {exc.what}"
+                flow.tried |= {instance.id}
             except (Unavailable, PeerError) as exc:
                 flow.last_refusal = exc.what
                 flow.tried |= {instance.id}
@@ -313,11 +320,21 @@ class Outbound:
 
     async def _here(self, local: LocalSocket, flow: LiveFlow, instance: Instance) -> None:
         """The chosen instance is on this very host: no tunnel, the two sockets are joined."""
-        target = await connect_own(self._owner, instance, flow, local)
+        is_limited = instance.max_streams is not None or instance.max_rate is not None
+        slot = await self._owner.slots.take(flow, instance) if is_limited else 0
+        try:
+            target = await connect_own(self._owner, instance, flow, local)
+        except BaseException:
+            if slot:
+                self._owner.slots.failed(slot)
+            raise
         sock = local.release()
         if sock is None:
             target.close()
+            if slot:
+                self._owner.slots.ended(slot, rest=True)
             return
+        flow.slot = slot
         self._streams.placed(flow, instance.id)
         flow.peer = self._owner.name
         try:
@@ -337,7 +354,7 @@ class Outbound:
         another = reason.code in _TRY_ANOTHER
         gone = reason.code in _TUNNEL_GONE
         flow.last_refusal = f"{flow.peer} refused it" + (f": {plain(reason.reason)}" if reason.reason else "")
-        if another:
+        if another and reason.code != Code.BUSY:  # else it is as well as before
             self.ejections.report_failure(flow.instance, self._loop.now)
         # Streams are counted, not instances: one whose tunnel breaks at every OPEN must not be tried without end.
         if (another or gone) and flow.tries < limits.CONNECT_TRIES:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from agents import clock
 from agents.workers.live import LiveFlow
+from agents.workers.slots import Slots
 from bridge import limits
 from bridge.counters import Tally
 from bridge.flows import Flow, Result
@@ -64,11 +65,13 @@ class Streams:
         snapshot: Snapshot,
         *,
         now: Callable[[], float] = clock.now,
+        slots: Slots | None = None,
     ) -> None:
         self._loop = loop
         self._owner = owner
         self._tally = tally
         self._now = now
+        self._slots = slots
         self._permits = PermitCache(snapshot)
         self._live: set[LocalSocket] = set()
         self._opening: set[LocalSocket] = set()
@@ -182,8 +185,14 @@ class Streams:
         for local in list(self._opening):
             flow = _flow(local)
             waited = self._loop.now - flow.began
-            if flow.side == "destination" and waited > limits.CONNECT_TIMEOUT:
+            if flow.waits and flow.side == "destination":
+                if waited > limits.GOVERNOR_WAIT + limits.GOVERNOR_ANSWER:
+                    local.refuse(Code.TIMEOUT, f"{flow.host} is too busy to count the streams to {flow.service}")
+            elif (
+                flow.side == "destination" and self._loop.now - (flow.connecting or flow.began) > limits.CONNECT_TIMEOUT
+            ):
                 text = f"{_target(flow)} did not answer within {limits.CONNECT_TIMEOUT:.0f} s"
+                self.not_connected(flow)
                 local.refuse(Code.CONNECT_FAILED, text)
             elif flow.side == "source" and waited > limits.OPEN_WAIT_TIMEOUT:
                 local.abort(Code.TIMEOUT, "failed", f"not accepted within {limits.OPEN_WAIT_TIMEOUT:.0f} s")
@@ -230,13 +239,22 @@ class Streams:
         self._opening.discard(local)
         flow = _flow(local)
         flow.accepted = self._loop.now
+        if flow.slot and self._slots is not None:
+            self._slots.connected(flow.slot)
         if flow.settled is not None:
             flow.settled.set()
         if flow.side != "control":
             self._tally.stream_opened(flow.service, flow.accepted - flow.began)
 
     def local_connect_failed(self, local: LocalSocket, error: int) -> None:
+        self.not_connected(_flow(local))
         local.refuse(Code.CONNECT_FAILED, f"connect to {_target(_flow(local))} failed: {os.strerror(error)}")
+
+    def not_connected(self, flow: LiveFlow) -> None:
+        """Its target could not be reached: where there is a limit, that is counted."""
+        if flow.slot and self._slots is not None:
+            slot, flow.slot = flow.slot, 0
+            self._slots.failed(slot)
 
     def local_refused(self, local: LocalSocket, reason: Reason) -> None:
         flow = _flow(local)
@@ -292,6 +310,8 @@ class Streams:
 
     def _ended(self, flow: LiveFlow, result: Result, reason: str, to_service: int, from_service: int) -> None:
         self._count_load(flow.instance, -1)
+        if flow.slot and self._slots is not None:
+            self._free(self._slots, flow, result)
         flow.result = result
         if flow.over is not None:
             flow.over.set()
@@ -303,6 +323,11 @@ class Streams:
         self._record(
             flow.record(now=self._loop.now, result=result, reason=reason, bytes_in=to_service, bytes_out=from_service)
         )
+
+    def _free(self, slots: Slots, flow: LiveFlow, result: Result) -> None:
+        """Give back the slot. If the stream ended well its target ended it too; another one may not know of the end."""
+        slot, flow.slot = flow.slot, 0
+        slots.ended(slot, rest=result != "ok" and not flow.waits)
 
     def _record(self, flow: Flow) -> None:
         if len(self._ended_flows) < limits.FLOWS_KEPT:

@@ -66,6 +66,7 @@ class Code(enum.IntEnum):
     ABORTED = 15
     INTERNAL = 16
     SHUTDOWN = 17
+    BUSY = 18
 
     @property
     def word(self) -> str:

@@ -23,6 +23,8 @@ from inventory.reach import check_reach
 
 MESSAGE_MAX = 1000
 TEXT_MAX = 253
+BOUND_MAX = 100_000
+"""Of streams at once, or in a second: the same as the bridge's GOVERNOR_BOUND_MAX."""
 LABELS_MAX = 64
 TAGS_MAX = 16
 HOST_KEYS_MAX = 16
@@ -68,6 +70,12 @@ def _check_labels(labels: dict[str, str]) -> None:
     for key, value in labels.items():
         pair = f"{key}={value}"
         _same(pair, "=".join(parse_label_pair(pair)), "label")
+
+
+def _check_bounds(taken: Instance | Import) -> None:
+    for number, what in ((taken.max_streams, "a number of streams"), (taken.max_rate, "a number of streams a second")):
+        if number is not None and not 1 <= number <= BOUND_MAX:
+            raise InputError(f"{number} is not {what}", hint=f"give a number from 1 to {BOUND_MAX}")
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, tag_field="kind"):
@@ -225,6 +233,7 @@ class InstanceBody(_Body, frozen=True, tag="service"):
             raise InputError(f"{instance.port} is not a port", hint="give a number from 1 to 65535")
         if not 0 <= instance.weight <= 65535:
             raise InputError(f"{instance.weight} is not a weight", hint="give a number from 0 to 65535")
+        _check_bounds(instance)
         _check_labels(instance.labels)
         _check_text(instance.check or "", "check", MESSAGE_MAX)
         _check_text(instance.draining or "", "drain reason")
@@ -249,6 +258,7 @@ class ImportBody(_Body, frozen=True, tag="import"):
             raise InputError(f"{len(imported.tags)} tags, at most {TAGS_MAX} are allowed")
         if imported.port is not None and not 1 <= imported.port <= 65535:
             raise InputError(f"{imported.port} is not a port", hint="give a number from 1 to 65535")
+        _check_bounds(imported)
         _check_labels(imported.labels)
 
 

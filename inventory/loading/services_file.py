@@ -7,6 +7,8 @@
     check  = "http:/healthz"         a check spec; a TCP connect when left out
     weight = 1                       1 to 1000, its share of new streams
     labels = { tier = "db" }
+    max_streams = 20                 how many it takes at once; as many as come when left out
+    max_rate    = 5                  how many new ones in a second; the same
 
 It says what this host offers. Whether it may offer it is for the signed host entry to say.
 """
@@ -29,7 +31,9 @@ INSTANCES_MAX = 1000
 CHECK_MAX = 1000
 LABELS_MAX = 64
 WEIGHT_MAX = 1000
-FIELDS = ("name", "target", "port", "check", "weight", "labels")
+FIELDS = ("name", "target", "port", "check", "weight", "labels", "max_streams", "max_rate")
+BOUND_MAX = 100_000
+"""Same value as the bridge's GOVERNOR_BOUND_MAX."""
 
 
 def load_services(path: Path, host: str) -> tuple[Instance, ...]:
@@ -84,6 +88,8 @@ def _instance(reader: TableReader, host: str) -> Instance | None:
     target = reader.parsed("target", parse_target, address) if address is not None else None
     port = _within(reader, "port", "8080", 65535)
     weight = _within(reader, "weight", "1", WEIGHT_MAX)
+    max_streams = _within(reader, "max_streams", "20", BOUND_MAX)
+    max_rate = _within(reader, "max_rate", "5", BOUND_MAX)
     check = reader.text("check", '"http:/healthz"')
     if check is not None and not (0 < len(check) <= CHECK_MAX and check.isprintable()):
         reader.note("check", f"is not 1 to {CHECK_MAX} printable characters")
@@ -98,6 +104,8 @@ def _instance(reader: TableReader, host: str) -> Instance | None:
         check=check,
         weight=1 if weight is None else weight,
         labels=labels,
+        max_streams=max_streams,
+        max_rate=max_rate,
     )
 
 

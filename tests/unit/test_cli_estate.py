@@ -196,6 +196,8 @@ def test_a_service_is_placed_shown_and_removed(op: CommandLine) -> None:
         "labels": {"tier": "front"},
         "draining": None,
         "proxy_protocol": False,
+        "max_streams": None,
+        "max_rate": None,
     }
     op.ok("service", "remove", "web")
     assert op.json("service", "list") == []

@@ -78,6 +78,7 @@ class FakeWorker:
         self.serves = True
         self.streams = 0
         self.tunnels: tuple[m.TunnelState, ...] = ()
+        self.slots: dict[int, Any] = {}
 
     def tell(self, message: m.ToWorker, socks: Any = ()) -> bool:
         self.told.append(message)
