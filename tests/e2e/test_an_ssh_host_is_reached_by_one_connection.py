@@ -171,6 +171,7 @@ def test_what_was_cut_is_told_from_what_has_ended(estate: Estate, worker: SshWor
                 with pytest.raises(ConnectionResetError):
                     stream.read_to_end()
             if how == "the sshd dies":
+                worker.wait("box", "down")
                 box.start()
                 worker.wait("box", "up")
             else:
