@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import random
 import socket
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -398,8 +398,8 @@ class GatewayAgent(Node):
         for host in (host for host, here in news.items() if here.online):
             self._checks.is_back(host)
 
-    def _forwarded(self, message: s.Forwarded, sock: socket.socket) -> None:
-        self.workers.tell_one(m.AdoptForwarded(host=message.host, service=message.service), [sock])
+    def _forwarded(self, message: s.Forwarded, socks: Sequence[socket.socket]) -> None:
+        self.workers.tell_one(m.AdoptForwarded(host=message.host, service=message.service), socks)
 
     def _is_here(self, host: str) -> bool:
         """Whether a host is there by what this gateway knows first-hand."""

@@ -48,7 +48,7 @@ class ReachOwner:
     snapshot: Callable[[], Snapshot]
     place: Callable[[dict[str, Presence]], None]
     """Takes who is there now, of the hosts of which that changed."""
-    forwarded: Callable[[m.Forwarded, socket.socket], None]
+    forwarded: Callable[[m.Forwarded, Sequence[socket.socket]], None]
     """Takes a connection of a program on a host to a port that is published there."""
 
 
@@ -193,8 +193,8 @@ class Reaching:
             case m.CertificateNeeded():
                 self._certify(message.principal)
             case m.Forwarded():
-                if len(socks) == 1:
-                    self._owner.forwarded(message, socks[0])
+                if len(socks) == message.fds:
+                    self._owner.forwarded(message, socks)
                 else:
                     log.error("a connection was lost: out of descriptors", host=message.host)
             case m.Ran():

@@ -106,21 +106,17 @@ class Connection(asyncssh.SSHClientConnection):
         super().connection_made(transport)
 
     def data_received(self, data: bytes, datatype: Any = None) -> None:
-        self._note.busy_with(self._name)
-        try:
-            if not self._server_version and len(self.early) < limits.FOREIGN_TEXT_MAX:
-                self.early += data[: limits.FOREIGN_TEXT_MAX]
-            if not self._auth_complete:
-                self._before += len(data)
-                if self._before > limits.SSH_BEFORE_MAX:
-                    self._force_close(Abuse(f"it sent over {limits.SSH_BEFORE_MAX} bytes before the login was over"))
-                    return
-            if 0 < len(data) < _SMALL:
-                self._acknowledge()
-            super().data_received(data, datatype)
-            self._look_at_unsent()
-        finally:
-            self._note.idle()
+        if not self._server_version and len(self.early) < limits.FOREIGN_TEXT_MAX:
+            self.early += data[: limits.FOREIGN_TEXT_MAX]
+        if not self._auth_complete:
+            self._before += len(data)
+            if self._before > limits.SSH_BEFORE_MAX:
+                self._force_close(Abuse(f"it sent over {limits.SSH_BEFORE_MAX} bytes before the login was over"))
+                return
+        if 0 < len(data) < _SMALL:
+            self._acknowledge()
+        super().data_received(data, datatype)
+        self._look_at_unsent()
 
     def _acknowledge(self) -> None:
         """Now, and not after the 40 ms in which Linux hopes for something to send along: without a session sshd leaves
@@ -135,6 +131,13 @@ class Connection(asyncssh.SSHClientConnection):
             self._force_close(Abuse("it does not read what it is sent"))
 
     def _recv_data(self) -> None:
+        self._note.busy_with(self._name)
+        try:
+            self._work()
+        finally:
+            self._note.idle()
+
+    def _work(self) -> None:
         if not self._short_way:
             super()._recv_data()
             return

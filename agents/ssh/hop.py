@@ -53,8 +53,8 @@ class Around:
     """Hosts that are dialled at the same time."""
     changed: Callable[[], None]
     """A host's state is another one."""
-    forwarded: Callable[[Forwarded, socket.socket], None]
-    """A program on a host has connected to a published port; owns the socket."""
+    forwarded: Callable[[Forwarded, Sequence[socket.socket]], None]
+    """A program on a host has connected to a published port; owns the sockets."""
     rng: random.Random
 
 

@@ -11,6 +11,7 @@ import os
 import socket
 import struct
 from collections import deque
+from collections.abc import Sequence
 
 import msgspec
 
@@ -38,14 +39,15 @@ class Link:
         self._fds: deque[list[int]] = deque()
         self._sending = asyncio.Lock()
 
-    async def send(self, message: FromSshWorker, sock: socket.socket | None = None) -> None:
-        """Send a message, and the descriptor that belongs to it; owns that. Raises LinkClosed."""
+    async def send(self, message: FromSshWorker, socks: Sequence[socket.socket] = ()) -> None:
+        """Send a message, and the descriptors that belong to it; owns those. Raises LinkClosed."""
         body = self._encode(message)
         data = memoryview(_LENGTH.pack(len(body)) + body)
         try:
             async with self._sending:
-                if sock is not None:
-                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [sock.fileno()]))]
+                if socks:
+                    fds = array.array("i", [sock.fileno() for sock in socks])
+                    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
                     while data:
                         try:
                             data = data[self._sock.sendmsg([data], rights) :]
@@ -56,7 +58,7 @@ class Link:
         except OSError:
             raise LinkClosed from None
         finally:
-            if sock is not None:
+            for sock in socks:
                 sock.close()
 
     async def _readable(self) -> None:

@@ -25,7 +25,7 @@ _SHORTAGE = 4
 class RemotePorts:
     """Of one host."""
 
-    def __init__(self, host: str, forwarded: Callable[[Forwarded, socket.socket], None]) -> None:
+    def __init__(self, host: str, forwarded: Callable[[Forwarded, Sequence[socket.socket]], None]) -> None:
         self._host = host
         self._forwarded = forwarded
         self.failed: dict[str, str] = {}
@@ -73,6 +73,5 @@ class RemotePorts:
             raise asyncssh.ChannelOpenError(_SHORTAGE, "out of descriptors") from None
         for sock in (ours, theirs, fate, told):
             sock.setblocking(False)
-        told.close()
-        self._forwarded(Forwarded(host=self._host, service=forward.service, remote=remote), theirs)
+        self._forwarded(Forwarded(host=self._host, service=forward.service, remote=remote), (theirs, told))
         return Stream(connection, ours, fate)

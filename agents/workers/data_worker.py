@@ -253,7 +253,7 @@ class DataWorker:
             case m.OpenControl():
                 self._tasks.start_soon(self._open_control, message, fds[0])
             case m.AdoptForwarded():
-                self.published.forwarded(message, fds[0])
+                self.published.forwarded(message, fds[0], fds[1])
             case m.Adopt():
                 self._tasks.start_soon(self._adopt, message, fds[0])
             case m.PathFound() | m.PathFailed():

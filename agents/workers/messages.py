@@ -116,9 +116,10 @@ class Adopt(Message, frozen=True, kw_only=True, tag="adopt"):
 
 
 class AdoptForwarded(Message, frozen=True, kw_only=True, tag="adopt-forwarded"):
-    """A program on an agentless host connected to a port that is published there: this is our end of it."""
+    """A program on an agentless host connected to a port that is published there: our end of it, and its witness
+    (`bridge.relay.witnessed`)."""
 
-    fds = 1
+    fds = 2
     host: str
     service: str
 

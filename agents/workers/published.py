@@ -26,6 +26,7 @@ from bridge.counters import Closed, Tally
 from bridge.flows import Flow
 from bridge.policy.decide import Subject
 from bridge.relay.loop import Loop
+from bridge.relay.witnessed import WitnessedSocket
 from inventory.clients import Address, Admissions, parse_peer
 from inventory.endpoints import Endpoint
 from inventory.snapshot import Snapshot
@@ -139,8 +140,10 @@ class Published:
             caller = Caller(_place(message), address, None)
             self._outbound.client(sock, message.service, Subject("client", client), caller, str(remote))
 
-    def forwarded(self, message: m.AdoptForwarded, sock: socket.socket) -> None:
+    def forwarded(self, message: m.AdoptForwarded, given: socket.socket, witness: socket.socket) -> None:
         """A program on an agentless host connected to a port there, and the gateway's ssh worker handed it on."""
+        sock = WitnessedSocket(fileno=given.detach())
+        sock.witness = witness
         sock.setblocking(False)
         subject = Subject("host", message.host)
         if (message.service, message.host) not in self._entrances:

@@ -151,9 +151,9 @@ class HopStates(Message, frozen=True, kw_only=True, tag="hop-states"):
 
 
 class Forwarded(Message, frozen=True, kw_only=True, tag="forwarded"):
-    """A program on the host has connected to a published port; the socket is our end of it."""
+    """A program on the host has connected to a published port: our end of that, and its fate (see CLEAN_END)."""
 
-    fds = 1
+    fds = 2
     host: str
     service: str
     remote: str

@@ -18,7 +18,7 @@ import random
 import socket
 import sys
 import warnings
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,8 +150,8 @@ class SshWorker:
         if news:
             self._start(self._link.send(m.HopStates(hosts=tuple(news))))
 
-    def _forwarded(self, message: m.Forwarded, sock: socket.socket) -> None:
-        self._start(self._link.send(message, sock))
+    def _forwarded(self, message: m.Forwarded, socks: Sequence[socket.socket]) -> None:
+        self._start(self._link.send(message, socks))
 
     async def beat(self) -> None:
         """Signs of life, and what changes all the time."""

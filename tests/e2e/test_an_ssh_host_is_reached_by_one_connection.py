@@ -367,18 +367,25 @@ def test_a_program_on_the_host_finds_a_port_on_its_own_loopback(estate: Estate, 
         assert "a program holds the port" in worker.states["box"].not_forwarded["other"]
         with socket.create_connection(("127.0.0.1", port), 5) as program:
             worker.until(lambda: bool(worker.forwarded), "nothing came")
-            message, sock = worker.forwarded.pop()
+            message, stream = worker.forwarded.pop()
             assert (message.host, message.service) == ("box", "ledger")
             assert message.remote.startswith("127.0.0.1:")
-            sock.settimeout(10)
             program.sendall(b"question")
             program.shutdown(socket.SHUT_WR)
-            assert read_to_end(sock) == b"question"
-            sock.sendall(b"answer")
-            sock.shutdown(socket.SHUT_WR)
+            assert stream.read_to_end() == b"question"
+            stream.sock.sendall(b"answer")
+            stream.sock.shutdown(socket.SHUT_WR)
             program.settimeout(10)
             assert read_to_end(program) == b"answer"
-            sock.close()
+            stream.close()
+        with socket.create_connection(("127.0.0.1", port), 5) as program:
+            worker.until(lambda: bool(worker.forwarded), "nothing came")
+            _message, stream = worker.forwarded.pop()
+            program.sendall(b"half a question")
+            assert stream.sock.recv(100) == b"half a question"
+            box.kill()
+            with stream, pytest.raises(ConnectionResetError):
+                stream.read_to_end()
 
 
 def test_a_command_of_ours_is_bounded_in_time_and_in_what_it_prints(estate: Estate, worker: SshWorkerUnderTest) -> None:

@@ -95,7 +95,7 @@ class SshWorkerUnderTest:
         self.states: dict[str, m.HopState] = {}
         self.history: list[m.HopState] = []
         self.notices: list[m.Notice] = []
-        self.forwarded: list[tuple[m.Forwarded, socket.socket]] = []
+        self.forwarded: list[tuple[m.Forwarded, Stream]] = []
         self.ran: dict[int, m.Ran] = {}
         self.public_key = ""
         self.beats = 0
@@ -195,7 +195,7 @@ class SshWorkerUnderTest:
                 case m.CertificateNeeded():
                     self._certify(message.principal)
                 case m.Forwarded():
-                    self.forwarded.append((message, socks[0]))
+                    self.forwarded.append((message, Stream(*socks)))
                 case m.Ran():
                     self.ran[message.id] = message
                 case m.Notice():

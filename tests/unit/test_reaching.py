@@ -5,7 +5,7 @@ is there.
 from __future__ import annotations
 
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -88,7 +88,7 @@ class Gateway1:
     def __init__(self, home: Path, known: Snapshot) -> None:
         self.snapshot = known
         self.placed: list[dict[str, bool]] = []
-        self.forwarded: list[tuple[m.Forwarded, socket.socket]] = []
+        self.forwarded: list[tuple[m.Forwarded, Sequence[socket.socket]]] = []
         self.workers: list[FakeWorker] = []
         self._started = trio.Event()
         owner = ReachOwner(lambda: self.snapshot, self.place, lambda *got: self.forwarded.append(got))
@@ -263,10 +263,10 @@ async def test_connections_from_hosts_are_handed_on_and_commands_are_answered(tm
         await worker.hear()
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            await worker.say(m.Forwarded(host="aix1", service="ledger", remote="127.0.0.1:9"), theirs)
+            await worker.say(m.Forwarded(host="aix1", service="ledger", remote="127.0.0.1:9"), theirs, theirs)
             await until(lambda: gateway.forwarded)
-            message, sock = gateway.forwarded[0]
-            with sock:
+            message, (sock, witness) = gateway.forwarded[0]
+            with sock, witness:
                 assert message.service == "ledger" and sock.send(b"x") and ours.recv(1) == b"x"
         answers: list[m.Ran] = []
 
