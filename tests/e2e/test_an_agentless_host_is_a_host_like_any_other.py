@@ -7,7 +7,11 @@ caller ── gateway ── aix1: a real sshd, its service on its own loopback
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -183,6 +187,43 @@ def test_an_agentless_host_is_balanced_with_an_agent_host(estate: Estate, town: 
         wait_up(estate, "aix1")
         seen.clear()
         eventually(lambda: seen.add(ask(*at)) or len(seen) == 2, what="it is back", timeout=20)
+
+
+def ssh_worker(estate: Estate) -> int:
+    """The pid of the gateway's ssh worker, once there is one."""
+
+    def found() -> int | None:
+        for pid in estate.nodes[OPERATOR].children():
+            with contextlib.suppress(OSError):
+                if b"ssh_worker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    return pid
+        return None
+
+    return eventually(found, what="the ssh worker") or 0
+
+
+def test_killing_the_ssh_worker_costs_5_s_and_no_wrong_answer(estate: Estate, town: Town, box: Sshd) -> None:
+    add_ssh(town, box, "aix1", "--key", str(box.new_user_key()))
+    wait_up(estate, "aix1")
+    with Backend("ledger") as ledger, Backend("desk", hold) as desk:
+        place(town, "ledger", "aix1", ledger.target)
+        place(town, "desk", "aix1", desk.target)
+        town.policy(allow(f"host:{CLIENT}", "*"))
+        at, held = find(estate, "ledger"), find(estate, "desk")
+        assert eventually(lambda: ask(*at)) == "ledger"
+        took = []
+        for _ in range(3):
+            with session(*held) as live:
+                os.kill(ssh_worker(estate), signal.SIGKILL)
+                with pytest.raises(ConnectionError):  # cut, and not ended
+                    live.settimeout(10)
+                    assert not live.recv(1)
+                    raise AssertionError("what was cut looks like an end of stream")
+            began = time.monotonic()
+            assert eventually(lambda: ask(*at)) in ("ledger", ""), "never anything else"
+            took.append(time.monotonic() - began)
+        print(f"answers again after a kill of the ssh worker: {', '.join(f'{seconds:.2f} s' for seconds in took)}")
+        assert max(took) < 5
 
 
 def test_another_gateways_word_is_not_needed_and_wrong_ways_are_refused(town: Town, tmp_path: Path) -> None:
