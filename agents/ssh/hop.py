@@ -72,6 +72,12 @@ class SshHop:
         self._quick = Backoff(rng=around.rng, first=limits.SSH_RETRY_FIRST, maximum=limits.SSH_RETRY_MAX)
         self._gentle = Backoff(rng=around.rng, first=limits.SSH_AUTH_RETRY_FIRST, maximum=limits.SSH_AUTH_RETRY_MAX)
         self._ports = RemotePorts(hop.host, around.forwarded)
+        self._ports.want(hop.forwards)
+
+    def listen_on(self, hop: LastHop) -> None:
+        """Other ports are published there now, and nothing else is different: the connection stays."""
+        self.hop = hop
+        self._ports.want(hop.forwards)
 
     # --- keeping it -----------------------------------------------------------------------------------------------
 
@@ -157,7 +163,7 @@ class SshHop:
 
     async def _serve(self, connection: Connection, client: Client) -> None:
         """Until it ends, of itself or with the allowance that it needs."""
-        ports = asyncio.create_task(self._ports.open_all(connection, self.hop.forwards, self._around.changed))
+        ports = asyncio.create_task(self._ports.keep(connection, self._around.changed))
         ends = self.hop.allowed_until - now() if self.state.legacy else None
         try:
             await asyncio.wait_for(client.closed.wait(), ends)

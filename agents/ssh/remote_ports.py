@@ -7,6 +7,7 @@ asked for, and only connections to those are taken: a host cannot make us take o
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Callable, Sequence
 
@@ -30,25 +31,48 @@ class RemotePorts:
         self._forwarded = forwarded
         self.failed: dict[str, str] = {}
         """Services whose port could not be had, and why."""
+        self._wanted: tuple[Forward, ...] = ()
+        self._news = asyncio.Event()
 
-    async def open_all(self, connection: Connection, forwards: Sequence[Forward], changed: Callable[[], None]) -> None:
-        """Have all of them listened on; those that somebody holds are tried again until cancelled."""
+    def want(self, forwards: Sequence[Forward]) -> None:
+        """Exactly these, from now on."""
+        self._wanted = tuple(forwards)
+        self._news.set()
+
+    async def keep(self, connection: Connection, changed: Callable[[], None]) -> None:
+        """Have what is wanted listened on; ports that somebody holds are tried again, until cancelled."""
+        listening: dict[Forward, asyncssh.SSHListener] = {}
         self.failed = {}
-        wanted = list(forwards)
-        while wanted:
-            before = dict(self.failed)
-            wanted = [forward for forward in wanted if not await self._open(connection, forward)]
+        while True:
+            self._news.clear()
+            wanted, before = self._wanted, dict(self.failed)
+            for forward in [forward for forward in listening if forward not in wanted]:
+                await self._close(listening.pop(forward))
+            names = {forward.service for forward in wanted}
+            self.failed = {service: why for service, why in self.failed.items() if service in names}
+            for forward in wanted:
+                if forward not in listening:
+                    listener = await self._open(connection, forward)
+                    if listener is not None:
+                        listening[forward] = listener
             if self.failed != before:
                 changed()
-            await asyncio.sleep(limits.BIND_RETRY_MAX)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), limits.BIND_RETRY_MAX if self.failed else None)
 
-    async def _open(self, connection: Connection, forward: Forward) -> bool:
+    async def _close(self, listener: asyncssh.SSHListener) -> None:
+        """The port is free again when this returns, if the host answers."""
+        listener.close()
+        with contextlib.suppress(TimeoutError, asyncssh.Error, OSError):
+            await asyncio.wait_for(listener.wait_closed(), limits.CONNECT_TIMEOUT)
+
+    async def _open(self, connection: Connection, forward: Forward) -> asyncssh.SSHListener | None:
         def accept(host: str, port: int) -> Stream:
             return self._accept(connection, forward, f"{plain(host, 64)}:{port}")
 
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT):
-                await connection.create_server(
+                listener = await connection.create_server(
                     accept, LOOPBACK, forward.port, window=limits.SSH_WINDOW, max_pktsize=limits.SSH_PACKET
                 )
         except asyncssh.ChannelListenError:
@@ -56,12 +80,12 @@ class RemotePorts:
                 f"sshd on {self._host} does not listen on {LOOPBACK}:{forward.port}: "
                 "a program holds the port, or PermitListen/AllowTcpForwarding does not let it"
             )
-            return False
+            return None
         except TimeoutError:
             self.failed[forward.service] = f"sshd on {self._host} did not answer within {limits.CONNECT_TIMEOUT:g} s"
-            return False
+            return None
         self.failed.pop(forward.service, None)
-        return True
+        return listener
 
     def _accept(self, connection: Connection, forward: Forward, remote: str) -> Stream:
         if len(connection.streams) >= limits.SSH_CHANNELS_MAX:

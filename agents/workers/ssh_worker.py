@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import asyncssh
+import msgspec
 from cryptography.utils import CryptographyDeprecationWarning
 
 from agents.ssh.asking import Asking, Refused
@@ -43,6 +44,10 @@ _STATES_PAUSE = 0.05
 """Changes of states are told together."""
 
 Hop = SshHop | TlsHop
+
+
+def _but_for_ports(hop: m.LastHop) -> m.LastHop:
+    return msgspec.structs.replace(hop, forwards=())
 
 
 class SshWorker:
@@ -87,7 +92,10 @@ class SshWorker:
         """What did not change keeps its connection; of what did, everything that ran over it ends."""
         wanted = {host.host: host for host in hosts}
         for name, (hop, task) in list(self._hops.items()):
-            if wanted.get(name) != hop.hop:
+            new = wanted.get(name)
+            if isinstance(hop, SshHop) and new is not None and _but_for_ports(new) == _but_for_ports(hop.hop):
+                hop.listen_on(new)
+            elif new != hop.hop:
                 task.cancel()
                 del self._hops[name]
                 self._told.pop(name, None)

@@ -6,6 +6,7 @@ job on aix1 ── 127.0.0.1:N, its sshd ══ gateway ══ vm1; and a client
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -61,6 +62,10 @@ def test_a_job_on_the_host_connects_to_its_own_loopback(estate: Estate, town: To
         town.ok(OPERATOR, "client", "add", "lpar7", "--via", "gw1", "--source", LPAR7)
         assert eventually(lambda: ask_from((JOB, door))) == "aix", "a client of the gateway, to the host behind it"
 
+        other = estate.free_port()
+        town.ok(OPERATOR, "service", "publish", "ledger", "--on", "aix1", "--port", str(other))
+        assert eventually(lambda: greeting(other)) == "ledger"
+        town.ok(OPERATOR, "service", "publish", "own", "--on", "aix1", "--port", str(estate.free_port()))
         assert job.echoes(), "none of that touched it"
         town.policy(RULES.replace("host:aix1", "host:other"))
         assert eventually(lambda: not job.echoes())
@@ -78,8 +83,18 @@ def test_a_job_on_the_host_connects_to_its_own_loopback(estate: Estate, town: To
         town.ok(OPERATOR, "host", "resume", "aix1")
         assert eventually(lambda: greeting(port)) == "ledger"
         town.ok(OPERATOR, "service", "unpublish", "ledger", "--on", "aix1")
+        assert eventually(lambda: is_nobody(port))
         assert eventually(lambda: not job.echoes())
         job.sock.close()
+
+
+def is_nobody(port: int) -> bool:
+    """Whether the host's sshd listens there no longer."""
+    try:
+        socket.create_connection((JOB, port), 5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def greeting(port: int) -> str:
