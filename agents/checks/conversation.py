@@ -24,7 +24,11 @@ def with_header(connect: Connect) -> Connect:
 
     async def connected(target: Endpoint) -> trio.abc.HalfCloseableStream:
         stream = await connect(target)
-        await stream.send_all(local_header())
+        try:
+            await stream.send_all(local_header())
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
         return stream
 
     return connected
