@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import array
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -42,7 +44,10 @@ class Worker:
         async with stream:
             line = bytes(await stream.receive_some(4096))
             self.asked.append(msgspec.json.decode(line, type=ChannelAsked))
-            await stream.send_all(msgspec.json.encode(self.answer) + b"\n")
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                witness = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [theirs.fileno()]))
+                await stream.socket.sendmsg([msgspec.json.encode(self.answer) + b"\n"], [witness])
             if self.behind is None:
                 return
             far = await trio.open_tcp_stream(self.behind.host, self.behind.port)
