@@ -501,6 +501,32 @@ PERMITS_CACHED = 20000
 PERMIT_USERS_CACHED = 100
 """Users per pair; a peer chooses the names it sends, so they are bounded apart."""
 
+# --- Discovery ----------------------------------------------------------------------------------------------------
+DISCOVER_TEXT_MAX = 4 * MIB
+"""Characters that are read of what a box prints about its sockets: some 40,000 lines."""
+DISCOVER_LINE_MAX = 1 * KIB
+"""A longer line is none of theirs."""
+DISCOVER_SOCKETS_MAX = 50_000
+"""Of one look; a look at so many takes half a second."""
+DISCOVER_PEERS_MAX = 10_000
+"""Different pairs of an end and a port that are told apart; what is above is counted."""
+DISCOVER_PROGRAM_MAX = 64
+"""Characters of a program's name."""
+DISCOVER_PROGRAMS_KEPT = 4
+"""Names of programs that are told of one peer."""
+DISCOVER_INTERVAL = 2.0
+"""Between two looks at this machine: what is shorter and leaves nothing behind may be missed."""
+DISCOVER_INTERVAL_REMOTE = 30.0
+"""Between two commands on a box where we are a guest."""
+DISCOVER_COMMAND_TIMEOUT = 20.0
+DISCOVER_FAILURES = 5
+"""Looks in a row that may fail before what was seen until then is reported."""
+DISCOVER_LONGEST = 30 * 86400.0
+DISCOVER_PROGRESS = 60.0
+"""Between two words on stderr that it still looks."""
+DISCOVER_NETWORK_FROM = 4
+"""Unknown callers of one service out of one network (/24, /64) that become one client, that network."""
+
 # --- Records ------------------------------------------------------------------------------------------------------
 LOG_LINE_MAX = 1 * KIB
 NOTICES_PENDING_MAX = 64

@@ -42,6 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "resolve": ("cli.names:resolve", "The address of a service on this host."),
     "dial": ("cli.names:dial", "Join stdin and stdout to a service."),
     "flows": ("cli.flows:flows", "The streams that this node carried."),
+    "discover": ("cli.discover:discover", "What this box talks to, as a proposal of services and rules."),
     "demo": ("cli.demo:demo", "Show the whole thing on this machine, with real processes and traffic."),
 }
 """Name -> where it is, and its line in the help. A command's module is imported when the command is used."""
