@@ -126,15 +126,14 @@ async def watch(home: Path, subject: Subject, *, seconds: float, say: Say) -> Se
     """
     look: TakeLook = _RemoteLook(home, subject.box).take if subject.is_remote else _local_look()
     seen = Seen(subject.is_bridge)
+    problem: MeshError | None = None
     with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_until_signal, signals, nursery.cancel_scope)
-            if seconds:
-                say(f"looking at {subject.box.name} for {seconds:.0f} s; Ctrl-C ends it early, and reports")
-            await _look_on(look, seen, seconds=seconds, interval=subject.interval, say=say)
+            problem = await _look_on(look, seen, seconds=seconds, interval=subject.interval, say=say)
             nursery.cancel_scope.cancel()
     if not seen.looks:
-        raise KeyboardInterrupt
+        raise problem or KeyboardInterrupt
     return seen
 
 
@@ -143,22 +142,25 @@ async def _until_signal(signals: AsyncIterator[int], scope: trio.CancelScope) ->
         scope.cancel()
 
 
-async def _look_on(look: TakeLook, seen: Seen, *, seconds: float, interval: float, say: Say) -> None:
+async def _look_on(look: TakeLook, seen: Seen, *, seconds: float, interval: float, say: Say) -> MeshError | None:
+    """Why there was no look at all; None when there was one."""
     end = told = trio.current_time()
     end += seconds
     failures = 0
     while True:
         try:
             seen.add(await look(), clock.now())
+            if seconds and seen.looks == 1:
+                say(f"looking for {seconds:.0f} s; Ctrl-C ends it early, and reports")
             failures = 0
         except MeshError as exc:
             failures += 1
             if not seen.looks:
-                raise
+                return exc
             say(f"this look failed: {exc}")
         left = end - trio.current_time()
         if left <= 0 or failures >= limits.DISCOVER_FAILURES:
-            return
+            return None
         if trio.current_time() - told >= limits.DISCOVER_PROGRESS:
             told = trio.current_time()
             say(f"{seen.looks} looks, {len(seen.uses)} services used, {len(seen.used)} callers; {left:.0f} s to go")
