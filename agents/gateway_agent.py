@@ -46,6 +46,7 @@ from agents.published.ports import PublishedPorts
 from agents.reach.checks import ReachedChecks
 from agents.reach.key_publishing import publish_keys
 from agents.reach.reaching import Reaching, ReachOwner
+from agents.reach.sockets import sockets_of
 from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
@@ -528,6 +529,8 @@ class GatewayAgent(Node):
             case "streams" | "cut":
                 why = {"reason": str(arguments["reason"])} if "reason" in arguments else {}
                 return await self._host_streams.ask(parse_host(str(arguments["host"])), cut=command == "cut", **why)
+            case "sockets":
+                return await sockets_of(self._reaching, parse_host(str(arguments["host"])), str(arguments["program"]))
             case _:
                 raise InputError(f"a gateway has no command {shown(command)}", hint=NO_COMMAND)
 

@@ -2,20 +2,20 @@
 
 Both are read from the kernel without privilege. `holder_of` is for error messages: best effort, never raises.
 `local_user_of` is for decisions: None means that nobody can be named, and the caller must then refuse.
-Parsing of /proc/net/tcp and its kin (proc(5)) is in pure functions of its own.
+The lines of /proc/net/tcp and its kin (proc(5)) are read by `socket_rows`.
 """
 
 from __future__ import annotations
 
 import ipaddress
 import pwd
-import sys
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from bridge import sock_diag
 from bridge.sock_diag import End
+from bridge.socket_rows import Row, hex_end, parse_row
 from inventory.names import shown
 
 Protocol = Literal["tcp", "udp"]
@@ -33,34 +33,6 @@ def first_ephemeral_port() -> int:
         return int((_PROC / "sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     except (OSError, ValueError, IndexError):
         return 0
-
-
-class Row(NamedTuple):
-    """What we use of one line of /proc/net/tcp and its kin. Ends are as the kernel writes them: hex `ADDR:PORT`."""
-
-    own: bytes
-    other: bytes
-    state: bytes
-    uid: int
-    inode: int
-
-
-def hex_address(packed: bytes) -> bytes:
-    """4 or 16 bytes of an address as these files have it: 32-bit words in the machine's own byte order."""
-    words = [packed[at : at + 4] for at in range(0, len(packed), 4)]
-    return b"".join(b"%08X" % int.from_bytes(word, sys.byteorder) for word in words)
-
-
-def hex_end(packed: bytes, port: int) -> bytes:
-    return b"%s:%04X" % (hex_address(packed), port)
-
-
-def parse_row(line: bytes) -> Row | None:
-    """One line; None for the heading and for anything else that is not a socket."""
-    fields = line.split()
-    if len(fields) < 10 or not fields[7].isdigit() or not fields[9].isdigit():
-        return None
-    return Row(fields[1], fields[2], fields[3], int(fields[7]), int(fields[9]))
 
 
 def find_owner(table: bytes, own: bytes, other: bytes) -> int | None:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 
 from agents.discovery.sockets import End, Look, Socket, State, gathered, parse_address
-from bridge.ports import Row, parse_row
+from bridge.socket_rows import Row, parse_row
 
 _STATES: dict[bytes, State] = {
     b"0A": "listening",

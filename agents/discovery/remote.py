@@ -12,6 +12,7 @@ import msgspec
 from agents.discovery.listings import READERS
 from agents.discovery.sockets import Look
 from bridge import limits
+from inventory.errors import InputError
 from inventory.names import shown
 
 _ENVIRONMENT = ("env", "PATH=/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin", "LC_ALL=C")
@@ -54,13 +55,18 @@ def read_printed(program: str, answer: Printed) -> Look | None:
 
 
 def why_not(program: str, answer: Printed) -> str:
-    """In words, what kept a command from saying anything."""
-    if answer.reason:
-        return f"{program}: {answer.reason}"
+    """In words, what kept a command that ran from saying anything."""
     if answer.code == 127 or answer.code == 126:
         return f"{program}: the host has none"
     err = answer.err.strip().replace("\n", "; ")
     return f"{program}: exit code {answer.code}" + (f", {shown(err)}" if err else ", nothing that can be read")
+
+
+def known_program(text: str) -> str:
+    """One of the commands. Raises InputError."""
+    if text not in COMMANDS:
+        raise InputError(f"{shown(text)} is not a command for this", hint=f"there are {', '.join(COMMANDS)}")
+    return text
 
 
 def command_line(program: str) -> str:

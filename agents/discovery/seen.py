@@ -7,14 +7,17 @@ what the kernel remembers of it, so counts say "at least".
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from agents.discovery.sockets import ANY, End, Look, Socket
 from bridge import limits
 
 K = TypeVar("K", bound=Hashable)
+_Pair = tuple[End, End]
+_Kind = End | Literal["uses", "within", "ftp data", "nothing"]
+"""What a connection is: at an end here it is used by somebody else; or it uses something elsewhere, or neither."""
 
 PRIVILEGED = 1024
 EPHEMERAL = 32768
@@ -63,7 +66,7 @@ class Seen:
         self.left_out = 0
         """Sightings above DISCOVER_PEERS_MAX."""
         self._is_bridge = is_bridge
-        self._open: set[tuple[End, End]] = set()
+        self._open: dict[_Pair, _Kind] = {}
         self._own: set[str] = set()
 
     def add(self, look: Look, now: float) -> None:
@@ -73,32 +76,50 @@ class Seen:
         self.last = now
         self.is_cut |= look.is_cut
         self._own |= {sock.own.address for sock in look.sockets} - {ANY}
-        listeners = {sock.own for sock in look.sockets if sock.other is None and not self._is_bridge(sock.own)}
-        before, self._open = self._open, set()
+        for sock in look.sockets:
+            if sock.other is None and not self._is_bridge(sock.own):
+                self._note(self.listening, sock.own, sock, now, is_new=False)
+        before, self._open = self._open, {}
         for sock in look.sockets:
             if sock.other is not None:
-                self._connection(sock, sock.other, listeners, before, now)
-            elif sock.own in listeners:
-                self._note(self.listening, sock.own, sock, now, is_new=False)
+                self._connection(sock, sock.other, before, now)
 
-    def _connection(
-        self, sock: Socket, other: End, listeners: set[End], before: set[tuple[End, End]], now: float
-    ) -> None:
-        self._open.add((sock.own, other))
-        is_new = (sock.own, other) not in before
-        listener = _listener(sock, other, listeners)
-        if self._is_bridge(other):
+    def _connection(self, sock: Socket, other: End, before: Mapping[_Pair, _Kind], now: float) -> None:
+        pair = (sock.own, other)
+        is_new = pair not in before
+        # What it was taken for at first it stays: a listener may leave while its connections last.
+        kind = self._open[pair] = before[pair] if not is_new else self._kind(sock, other)
+        if isinstance(kind, End):
+            self._note(self.used, (kind, other.address), sock, now, is_new=is_new)
+        elif kind == "uses":
             self._note(self.uses, other, sock, now, is_new=is_new)
-        elif self._is_bridge(sock.own):
-            pass  # the bridge's end of such a one
-        elif is_loopback(other.address) or other.address in self._own:
-            self.within += is_new and listener is None
-        elif FTP_DATA in (sock.own.port, other.port):
+        elif kind == "within":
+            self.within += is_new
+        elif kind == "ftp data":
             self.ftp_data += is_new
-        elif listener is not None:
-            self._note(self.used, (listener, other.address), sock, now, is_new=is_new)
-        else:
-            self._note(self.uses, other, sock, now, is_new=is_new)
+
+    def _kind(self, sock: Socket, other: End) -> _Kind:
+        if self._is_bridge(other):
+            return "uses"
+        if self._is_bridge(sock.own):
+            return "nothing"  # the bridge's end of such a one
+        listener = self._listener(sock, other)
+        if is_loopback(other.address) or other.address in self._own:
+            return "within" if listener is None else "nothing"
+        if FTP_DATA in (sock.own.port, other.port):
+            return "ftp data"
+        return "uses" if listener is None else listener
+
+    def _listener(self, sock: Socket, other: End) -> End | None:
+        """Where the other side connected to; None when it was our side that connected."""
+        if sock.state == "asking":
+            return None
+        for end in (sock.own, End(ANY, sock.own.port)):
+            if end in self.listening:
+                return end
+        # Nobody listens there any more; or it is inetd's, which may take one connection at a time.
+        was_asked = sock.state == "answering" or (sock.own.port < PRIVILEGED and other.port >= EPHEMERAL)
+        return sock.own if was_asked else None
 
     def _note(self, peers: dict[K, Peer], key: K, sock: Socket, now: float, *, is_new: bool) -> None:
         peer = peers.get(key)
@@ -112,15 +133,3 @@ class Seen:
         peer.unanswered += is_new and sock.state == "asking"
         if sock.program and sock.program not in peer.programs and len(peer.programs) < limits.DISCOVER_PROGRAMS_KEPT:
             peer.programs.append(sock.program)
-
-
-def _listener(sock: Socket, other: End, listeners: set[End]) -> End | None:
-    """Where the other side connected to; None when it was our side that connected."""
-    if sock.state == "asking":
-        return None
-    for end in (sock.own, End(ANY, sock.own.port)):
-        if end in listeners:
-            return end
-    # Nobody listens there any more; or it is inetd's, which may take one connection at a time.
-    was_asked = sock.state == "answering" or (sock.own.port < PRIVILEGED and other.port >= EPHEMERAL)
-    return sock.own if was_asked else None

@@ -29,7 +29,6 @@ from bridge import limits
 from bridge.dns import addresses
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
 from inventory.home import read_file
-from inventory.names import shown
 from inventory.reach import parse_reach
 from inventory.snapshot import Snapshot
 
@@ -185,10 +184,13 @@ class _RemoteLook:
         self._programs = list(COMMANDS)
 
     async def take(self) -> Look:
-        """Raises Unavailable: none of the commands says anything."""
+        """Raises Unavailable: the host is away or refuses, or none of the commands says anything."""
         reasons = []
         for program in self._programs:
             answer = await self._ask(program)
+            if answer.reason:
+                what = f"host {self._box.name} cannot be asked: {answer.reason}"
+                raise Unavailable(what, hint="its sshd has to let the gateway run commands")
             look = read_printed(program, answer)
             if look is not None:
                 self._programs = [program]
@@ -203,10 +205,3 @@ class _RemoteLook:
             return msgspec.convert(answer, Printed)
         except msgspec.ValidationError:
             raise InputError("the gateway's answer is not one", hint="is it of another version?") from None
-
-
-def known_program(text: str) -> str:
-    """One of the commands that a gateway runs. Raises InputError."""
-    if text not in COMMANDS:
-        raise InputError(f"{shown(text)} is not a command for this", hint=f"there are {', '.join(COMMANDS)}")
-    return text

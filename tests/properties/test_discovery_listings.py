@@ -11,7 +11,7 @@ from agents.discovery.listings import READERS
 from agents.discovery.proc_tables import read_proc
 from agents.discovery.seen import Seen
 from agents.discovery.sockets import ANY, End, Look, Socket
-from bridge.ports import hex_end
+from bridge.socket_rows import hex_end
 
 PORTS = st.integers(1, 65535)
 ADDRESSES = st.one_of(

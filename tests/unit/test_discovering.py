@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from agents.discovery.local import LocalSockets
-from agents.discovery.remote import COMMANDS, Printed, command_line, printed, read_printed, why_not
+from agents.discovery.remote import COMMANDS, Printed, command_line, known_program, printed, read_printed, why_not
 from agents.discovery.seen import Seen
 from agents.discovery.sockets import ANY, End, Look, Socket
 from agents.discovery.whose import Box, Whose
@@ -163,13 +163,20 @@ async def test_the_first_command_that_says_something_is_the_one(
 
 
 async def test_a_host_that_has_none_of_them_says_why_each(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    Gateway(monkeypatch, lsof=Printed(code=1, err="a\x1b[2Jb\n"), netstat=Printed(reason="its sshd refuses commands"))
+    Gateway(monkeypatch, lsof=Printed(code=1, err="a\x1b[2Jb\n"), netstat=Printed(code=126))
     with pytest.raises(Unavailable) as caught:
         await discovering.watch(tmp_path, remote(), seconds=0.0, say=print)
     assert str(caught.value) == (
         "host aix1 does not say what its sockets are: ss: the host has none; onetstat: the host has none;"
-        " netstat: its sshd refuses commands; lsof: exit code 1, 'a\\x1b[2Jb'"
+        " netstat: the host has none; lsof: exit code 1, 'a\\x1b[2Jb'"
     )
+
+
+async def test_a_host_that_is_away_or_refuses_is_asked_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    gateway = Gateway(monkeypatch, ss=Printed(reason="aix1 does not run it: no shell"))
+    with pytest.raises(Unavailable, match="host aix1 cannot be asked: aix1 does not run it: no shell"):
+        await discovering.watch(tmp_path, remote(), seconds=0.0, say=print)
+    assert gateway.asked == ["ss"]
 
 
 async def test_what_was_seen_is_reported_when_the_host_goes_away(
@@ -199,9 +206,9 @@ async def test_an_answer_of_another_version_is_refused(monkeypatch: pytest.Monke
 
 
 def test_only_the_known_commands_are_run() -> None:
-    assert [discovering.known_program(name) for name in COMMANDS] == list(COMMANDS)
+    assert [known_program(name) for name in COMMANDS] == list(COMMANDS)
     with pytest.raises(InputError, match="is not a command for this"):
-        discovering.known_program("rm -rf /")
+        known_program("rm -rf /")
     assert command_line("ss") == "env PATH=/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/bin LC_ALL=C ss -tanp"
 
 

@@ -11,7 +11,7 @@ from agents.discovery.listings import READERS, read_lsof, read_netstat, read_ss
 from agents.discovery.proc_tables import inodes, read_proc
 from agents.discovery.sockets import ANY, End, Look, Socket, parse_end, parse_state
 from bridge import limits
-from bridge.ports import hex_end
+from bridge.socket_rows import hex_end
 
 SSH = Socket("listening", End(ANY, 22), None)
 MQ = Socket("listening", End("10.1.0.7", 1414), None)

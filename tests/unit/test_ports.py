@@ -10,8 +10,9 @@ import sys
 import pytest
 
 from bridge import ports, sock_diag
-from bridge.ports import find_listeners, find_owner, hex_address, hex_end, parse_row
+from bridge.ports import find_listeners, find_owner
 from bridge.sock_diag import End, encode_request, parse_reply
+from bridge.socket_rows import hex_address, hex_end, parse_row
 
 HEADING = b"  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
 pytestmark = pytest.mark.skipif(sys.byteorder != "little", reason="the tables below are from a little-endian machine")
