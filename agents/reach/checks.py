@@ -139,6 +139,8 @@ class ReachedChecks:
         with WitnessedSocket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as sock:
             await last_hop.ask(sock, self._channels, host, str(target))
             # A probe reads no more than it needs: whether an end is one does not matter, and the witness may go.
+            if sock.witness is not None:
+                sock.witness.close()
             return trio.SocketStream(trio.socket.from_stdlib_socket(socket.socket(fileno=sock.detach())))
 
     # --- telling --------------------------------------------------------------------------------------------------
