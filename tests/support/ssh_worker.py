@@ -20,7 +20,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,16 @@ class NotOpened(Exception):
 
 
 class SshWorkerUnderTest:
-    """Leaving the `with` block ends it."""
+    """Leaving the `with` block ends it.
 
-    def __init__(self, directory: Path) -> None:
+    Args:
+        prefix: words that make it run elsewhere: `ip netns exec ...`.
+    """
+
+    def __init__(self, directory: Path, prefix: Sequence[str] = ()) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self.home = directory
+        self._prefix = list(prefix)
         self.seal_key = GatewaySealKey.generate()
         (directory / "seal.key").write_bytes(self.seal_key.to_bytes())
         self.ca = SshCa.generate()
@@ -117,7 +122,7 @@ class SshWorkerUnderTest:
     def start(self) -> None:
         ours, theirs = socket.socketpair()
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "agents.workers.ssh_worker", str(theirs.fileno())],
+            [*self._prefix, sys.executable, "-P", "-m", "agents.workers.ssh_worker", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL,
