@@ -48,6 +48,7 @@ LONG_FILES = frozenset(
         "a_consul_that_is_back_is_read_once",
         "a_hostile_ssh_server_harms_itself_only",
         "an_ssh_host_is_reached_by_one_connection",
+        "an_sshd_that_punishes_addresses_has_nothing_against_ours",
         "a_full_disk_costs_what_was_to_be_saved_and_nothing_else",
         "a_killed_worker_costs_its_own_streams_only",
         "a_home_belongs_to_one_node_at_a_time",

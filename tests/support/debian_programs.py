@@ -24,6 +24,18 @@ PACKAGES = {
     "vsftpd": ("vsftpd", "libwrap0"),
 }
 """By program, with those of its libraries that a small installation lacks."""
+OPENSSH_10 = "openssh-10"
+TREES = {
+    OPENSSH_10: (
+        "trixie",
+        (
+            *("openssh-server", "libc6", "libaudit1", "libcap-ng0", "libcom-err2", "libcrypt1", "libssl3t64", "zlib1g"),
+            *("libgssapi-krb5-2", "libkrb5-3", "libk5crypto3", "libkrb5support0", "libkeyutils1", "libpam0g"),
+            *("libselinux1", "libpcre2-8-0", "libwrap0", "libwtmpdb0", "libsqlite3-0", "libzstd1", "libsystemd0"),
+        ),
+    )
+}
+"""By name, programs of a later Debian, with the C library and all that they need: to be run in a root of their own."""
 CACHE = Path(__file__).resolve().parents[2] / "build" / "debian"
 _SYSTEM = "/usr/sbin:/usr/local/sbin"
 
@@ -54,6 +66,14 @@ def find_program(name: str) -> Program:
     return Program(path, {"LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))} if libraries else {})
 
 
+def find_tree(name: str) -> Path:
+    """A root directory for `chroot`. Raises NoProgram."""
+    root = CACHE / name / "root"
+    if not root.exists():
+        _fetch_once(name)
+    return root
+
+
 def _fetch_once(name: str) -> None:
     """One process fetches, others wait for it; what failed is not tried again for this checkout until it is cleaned."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
@@ -68,7 +88,10 @@ def _fetch_once(name: str) -> None:
         if reason.exists():
             raise NoProgram(reason.read_text())
         try:
-            _fetch(cache, PACKAGES[name])
+            if name in TREES:
+                _fetch_tree(cache, *TREES[name])
+            else:
+                _fetch(cache, PACKAGES[name])
         except (OSError, subprocess.SubprocessError) as exc:
             said = getattr(exc, "stderr", None) or str(exc)
             text = said.decode(errors="replace") if isinstance(said, bytes) else str(said)
@@ -89,22 +112,61 @@ def _fetch(cache: Path, packages: tuple[str, ...]) -> None:
         own = [*apt, f"-oDir::State::lists={lists}"]
         _run([*own, "update"], cache)
         _run([*own, "download", *packages], debs)
-    shutil.rmtree(unpacked, ignore_errors=True)
-    for deb in debs.glob("*.deb"):
-        _run(["dpkg-deb", "-x", str(deb), str(unpacked)], cache)
+    _unpack(debs, unpacked)
     unpacked.rename(cache / "root")
     shutil.rmtree(debs)
 
 
-def _run(command: list[str], directory: Path) -> None:
-    subprocess.run(
+def _fetch_tree(cache: Path, suite: str, packages: tuple[str, ...]) -> None:
+    """With lists of our own, from the archive that this machine's Debian comes from."""
+    debs, work, unpacked = cache / "debs", cache / "work", cache / "unpacked"
+    for directory in (debs, work / "lists" / "partial", work / "cache" / "archives" / "partial"):
+        directory.mkdir(parents=True, exist_ok=True)
+    known = _run(["apt-get", "indextargets", "--format", "$(ORIGIN)|$(LABEL)|$(REPO_URI)"], cache).splitlines()
+    archive = next((line.split("|")[2] for line in known if line.startswith("Debian|Debian|")), None)
+    if archive is None:
+        raise OSError("apt knows no Debian archive here")
+    (work / "sources.list").write_text(f"deb {archive} {suite} main\n")
+    options = {
+        "Dir::Etc::sourcelist": work / "sources.list",
+        "Dir::Etc::sourceparts": "-",
+        "Dir::State::lists": work / "lists",
+        "Dir::Cache": work / "cache",
+        "APT::Sandbox::User": "root",
+    }
+    apt = ["apt-get", "-qq", *(f"-o{name}={value}" for name, value in options.items())]
+    _run([*apt, "update"], cache)
+    _run([*apt, "download", *packages], debs)
+    _unpack(debs, unpacked)
+    for folder in ("bin", "lib", "lib64", "sbin"):
+        if not (unpacked / folder).exists():
+            (unpacked / folder).symlink_to(f"usr/{folder}")
+    for folder in ("dev", "proc", "tmp", "run/sshd", "box"):
+        (unpacked / folder).mkdir(parents=True, exist_ok=True)
+    shell = "/usr/sbin/sshd"  # there is no shell; sshd asks only whether the file is there
+    (unpacked / "etc" / "passwd").write_text(f"root:x:0:0::/:{shell}\nsshd:x:100:65534::/run/sshd:{shell}\n")
+    (unpacked / "etc" / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
+    unpacked.rename(cache / "root")
+    shutil.rmtree(debs)
+    shutil.rmtree(work)
+
+
+def _unpack(debs: Path, directory: Path) -> None:
+    shutil.rmtree(directory, ignore_errors=True)
+    for deb in debs.glob("*.deb"):
+        _run(["dpkg-deb", "-x", str(deb), str(directory)], debs)
+
+
+def _run(command: list[str], directory: Path) -> str:
+    done = subprocess.run(
         command, cwd=directory, check=True, capture_output=True, timeout=FETCH_TIMEOUT, stdin=subprocess.DEVNULL
     )
+    return done.stdout.decode()
 
 
 if __name__ == "__main__":
-    for wanted in PACKAGES:
+    for wanted in (*PACKAGES, *TREES):
         try:
-            print(find_program(wanted).path)
+            print(find_tree(wanted) if wanted in TREES else find_program(wanted).path)
         except NoProgram as why:
             print(why)

@@ -15,13 +15,12 @@ import contextlib
 import getpass
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.support.debian_programs import find_program
+from tests.support.debian_programs import OPENSSH_10, find_program, find_tree
 from tests.support.processes import RunningProcess
 
 ROOT = Path(__file__).parents[2]
@@ -36,6 +35,16 @@ mkdir -m 755 /run/sshd
 shift
 exec "$@"
 """
+
+_IN_A_TREE = """
+set -e
+mount --make-rprivate /
+mount --bind /dev "$1/dev"
+mount -t proc proc "$1/proc"
+mount --bind "$2" "$1/box"
+exec chroot "$1" /usr/sbin/sshd -D -e -f /box/sshd_config
+"""
+_UNSHARED = ("unshare", "-m", "--propagation", "private", "sh", "-c")
 
 OLD = (
     "KexAlgorithms diffie-hellman-group14-sha1",
@@ -143,15 +152,16 @@ class Sshd:
             "",
         ))  # fmt: skip
 
+    def _command(self) -> list[str]:
+        config = self.directory / "sshd_config"
+        config.write_text(self._config())
+        argv = [str(find_program("sshd").path), "-D", "-e", "-f", str(config)]
+        return [*_UNSHARED, _AS_ROOT, "sh", str(self.directory), *argv] if os.geteuid() == 0 else argv
+
     def start(self) -> None:
         """Returns when it listens."""
         program = find_program("sshd")
-        config = self.directory / "sshd_config"
-        config.write_text(self._config())
-        argv = [str(program.path), "-D", "-e", "-f", str(config)]
-        if os.geteuid() == 0:
-            unshare = shutil.which("unshare") or "unshare"
-            argv = [unshare, "-m", "--propagation", "private", "sh", "-c", _AS_ROOT, "sh", str(self.directory), *argv]
+        argv = self._command()
         self._starts += 1
         name = f"{self.directory.name}-{self._starts}"
         self.process = RunningProcess(
@@ -190,3 +200,12 @@ class Sshd:
     def __exit__(self, *_: object) -> None:
         if self.process is not None:
             self.kill()
+
+
+class NewSshd(Sshd):
+    """OpenSSH 10, which remembers who did not behave (PerSourcePenalties): in a root of its own, so only as root."""
+
+    def _command(self) -> list[str]:
+        config = self._config().replace(str(self.directory), "/box")
+        (self.directory / "sshd_config").write_text(config)
+        return [*_UNSHARED, _IN_A_TREE, "sh", str(find_tree(OPENSSH_10)), str(self.directory)]
