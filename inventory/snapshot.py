@@ -194,6 +194,12 @@ class Snapshot:
         entry = self.host(host)
         return entry is not None and entry.via == gateway and self.gateway_counts(gateway)
 
+    def speaks(self, gateway: str) -> bool:
+        """Whether there is anybody here for whom this gateway may speak."""
+        clients = self.authority.clients.values()
+        spoken_for = bool(self.behind(gateway)) or any(gateway in client.gateways for client in clients)
+        return spoken_for and self.gateway_counts(gateway)
+
     def gateway_counts(self, name: str) -> bool:
         """Whether the gateway is in the log, and not revoked."""
         spiffe_id = str(SpiffeId(self.authority.trust_domain, "gateway", name))

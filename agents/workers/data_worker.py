@@ -334,8 +334,9 @@ class DataWorker:
         return self.snapshot.is_revoked(spiffe_id, key)
 
     def is_stranger(self, peer: SpiffeId) -> bool:
-        known = self.snapshot.authority.gateways if peer.role == "gateway" else self.snapshot.authority.hosts
-        return peer.name not in known
+        if peer.role == "gateway":
+            return not self.snapshot.speaks(peer.name)
+        return self.snapshot.host(peer.name) is None
 
     def advertised(self, host: str) -> str | None:
         presence = self.snapshot.presence.get(host)

@@ -47,7 +47,7 @@ class PoolOwner(Protocol):
 
     def is_revoked(self, spiffe_id: str, key: str) -> str | None: ...
     def is_stranger(self, peer: SpiffeId) -> bool:
-        """A host that we were not told of: it was removed, or no rule joins us. Or a gateway that is not in the log."""
+        """A host that we were not told of: it was removed, or no rule joins us. Or a gateway that speaks for nobody."""
 
     def advertised(self, host: str) -> str | None: ...
     def notice(self, event: str, text: str) -> None: ...
@@ -290,6 +290,8 @@ class TunnelPool:
         )
         # Whom we dial ourselves as a gateway is one by its certificate, before we hear of it in the log.
         if (expected is None or expected.role == "host") and self._owner.is_stranger(peer.spiffe):
+            if peer.spiffe.role == "gateway":
+                raise PeerRefused("role", f"role gateway may not open a tunnel: {peer.spiffe} speaks for nobody here")
             raise PeerRefused("unknown", f"{peer.spiffe} is not known here: it was removed, or no rule joins us")
         return peer
 

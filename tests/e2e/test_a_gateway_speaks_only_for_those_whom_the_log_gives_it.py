@@ -91,7 +91,7 @@ def test_c10_a_subject_is_taken_only_from_the_gateway_that_the_log_names(
         for address in (listen, estate.gateway_address):
             with TunnelClient(address, identity=unknown, root=root) as peer:
                 assert not peer.wait_up(), "a gateway that is not in the log is nobody, whoever issued its certificate"
-                assert peer.refused is not None and "is not known here" in peer.refused.reason
+                assert peer.refused is not None and "speaks for nobody here" in peer.refused.reason
 
         with TunnelClient(listen, identity=gw2, root=root) as peer:
             assert peer.wait_up()
