@@ -6,6 +6,7 @@ Whatever comes from the host is escaped and cut: a banner may hold what acts on 
 from __future__ import annotations
 
 import errno
+import os
 import re
 import socket
 from collections.abc import Mapping
@@ -152,12 +153,19 @@ def _nothing_common(kind: str, theirs: str, heard: Heard) -> Why:
     )
 
 
+def system_words(error: OSError) -> str:
+    """What the system calls it: asyncio puts words of its own into `strerror`."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return plain(str(error.strerror or error) or type(error).__name__)
+    return os.strerror(error.errno)
+
+
 def _unreachable(error: OSError, heard: Heard) -> Why:
     if error.errno == errno.ECONNREFUSED:
         return Why("unreachable", f"nothing listens at {heard.where} (connection refused)", "is sshd running there?")
     if error.errno in _GONE:
-        return Why("unreachable", f"{heard.where} cannot be reached: {error.strerror}")
-    return Why("unreachable", f"{heard.where}: {plain(error.strerror or str(error) or type(error).__name__)}")
+        return Why("unreachable", f"{heard.where} cannot be reached: {system_words(error)}")
+    return Why("unreachable", f"{heard.where}: {system_words(error)}")
 
 
 def why_lost(error: BaseException | None, where: str) -> Why:
@@ -173,7 +181,7 @@ def why_lost(error: BaseException | None, where: str) -> Why:
     if isinstance(error, asyncssh.Error):
         return Why("protocol", f"the connection to {where} ended: {plain(error.reason)}")
     if isinstance(error, OSError):
-        return Why("lost", f"the connection to {where} was lost: {plain(error.strerror or type(error).__name__)}")
+        return Why("lost", f"the connection to {where} was lost: {system_words(error)}")
     return Why("protocol", f"what {where} sent could not be understood: {type(error).__name__}")
 
 

@@ -16,11 +16,11 @@ import msgspec
 
 from agents.clock import now
 from agents.ssh.asking import Refused, pass_on
+from agents.ssh.reasons import system_words
 from agents.workers.ssh_messages import CLEAN_END, HopState, LastHop
 from bridge import limits
 from bridge.errors import explain_tls_error
 from bridge.identity.contexts import last_hop_client
-from bridge.lines import plain
 from bridge.tunnels.frames import Code
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import MeshError
@@ -97,7 +97,7 @@ class TlsHop:
                 else ""
             )
             return Code.CONNECT_FAILED, f"{target}: {said}{hint}"
-        return Code.CONNECT_FAILED, f"{target}: {plain(error.strerror or str(error))}"
+        return Code.CONNECT_FAILED, f"{target}: {system_words(error)}"
 
 
 async def _dial(endpoint: Endpoint) -> socket.socket:

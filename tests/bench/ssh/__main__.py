@@ -30,7 +30,7 @@ from tests.support.sshd import Sshd
 
 PAGE = Path("docs/performance.md")
 BEGIN, END = "<!-- tests.bench.ssh writes from here -->", "<!-- to here -->"
-SIZE = 512 << 20
+SIZE = 256 << 20
 OURS, DEFAULT = "ssh worker", "ssh -L"
 GOALS = {"bulk to the host": 1.0, "bulk from the host": 1.0, "requests/s, 32 connections": 0.5}
 
