@@ -5,19 +5,28 @@ from __future__ import annotations
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from agents.workers.inbound import Inbound
+from agents.workers.inbound import Inbound, subject_of, why_silenced
+from agents.workers.live import LiveFlow
 from agents.workers.offered import Offered
 from agents.workers.targets import Targets
 from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.errors import PeerError
-from inventory.model import Instance
+from bridge.policy.decide import Subject
+from inventory.authority import RevokeBody
+from inventory.errors import AnswerIsNo
+from inventory.model import Client, Gateway, Host, Instance
+from inventory.names import SpiffeId
+from inventory.snapshot import Snapshot
+from tests.support.estates import snapshot
 
 TLS = b"\x16\x03\x01"
 
@@ -176,3 +185,74 @@ async def test_f43_a_bug_costs_that_connection_only(where: str) -> None:
         d.crashes.clear()
         d.pool.outcome = d.guest_error = None
         assert is_open(await d.knock(TLS)) and d.inbound.waiting == 0
+
+
+# --- for whom a peer asks ---------------------------------------------------------------------------------------------
+
+
+def spoken_for(**changes: Any) -> Snapshot:
+    """gw1 speaks for lpar7 and aix1; gw2 for lpar7 alone, and is revoked."""
+    made = snapshot(
+        [Host(name="web"), Host(name="aix1", via="gw1")],
+        clients=[Client(name="lpar7", gateways=("gw1", "gw2")), Client(name="lpar8", gateways=("gw3",))],
+        revoked=[RevokeBody(spiffe_id="spiffe://t.internal/gateway/gw2", keys=(), reason="stolen")],
+    )
+    gateways = {name: Gateway(name=name, address="10.0.0.1:1") for name in ("gw1", "gw2")}
+    return made.evolved(authority=replace(made.authority, gateways=gateways, **changes))
+
+
+def peer(role: Any, name: str) -> SpiffeId:
+    return SpiffeId("t.internal", role, name)
+
+
+@pytest.mark.parametrize("said", ["client:lpar7", "host:aix1"])
+def test_a_gateway_asks_for_those_whom_the_log_gives_it(said: str) -> None:
+    assert str(subject_of(spoken_for(), peer("gateway", "gw1"), said)) == said
+    assert str(subject_of(spoken_for(), peer("host", "web"), None)) == "host:web"
+
+
+@pytest.mark.parametrize(
+    ("who", "said"),
+    [
+        (peer("gateway", "gw1"), None),
+        (peer("gateway", "gw1"), "client:lpar8"),
+        (peer("gateway", "gw1"), "client:lpar9"),
+        (peer("gateway", "gw1"), "host:web"),
+        (peer("gateway", "gw1"), "host:lpar7"),
+        (peer("gateway", "gw1"), "client:aix1"),
+        (peer("gateway", "gw1"), "client:LPAR7"),
+        (peer("gateway", "gw1"), "lpar7"),
+        (peer("gateway", "gw1"), "aix1"),
+        (peer("gateway", "gw1"), "client:lpar7."),
+        (peer("gateway", "gw1"), "client:" + "a" * 300),
+        (peer("gateway", "gw1"), ""),
+        (peer("gateway", "gw2"), "client:lpar7"),
+        (peer("gateway", "gw2"), "host:aix1"),
+        (peer("gateway", "gw3"), "client:lpar8"),
+        (peer("host", "web"), "host:web"),
+        (peer("host", "gw1"), "client:lpar7"),
+        (peer("operator", "gw1"), "client:lpar7"),
+    ],
+)
+def test_c10_nobody_asks_for_anybody_else(who: SpiffeId, said: str | None) -> None:
+    with pytest.raises(AnswerIsNo):
+        subject_of(spoken_for(), who, said)
+
+
+def test_a_stream_is_silenced_with_its_gateway() -> None:
+    flow = LiveFlow(
+        side="destination", subject=Subject("client", "lpar7"), service="web", site=None, host="web", started=0, began=0
+    )
+    assert why_silenced(spoken_for(clients={}), flow) is None, "nobody speaks for it but a certificate"
+    flow.speaker = "gw1"
+    assert why_silenced(spoken_for(), flow) is None
+    assert why_silenced(spoken_for(clients={}), flow) == "gateway gw1 may not speak for client:lpar7 any more"
+    flow.subject = Subject("host", "aix1")
+    assert why_silenced(spoken_for(), flow) is None
+    moved = {"aix1": Host(name="aix1", via="gw3")}
+    assert why_silenced(spoken_for(hosts=moved), flow) == "gateway gw1 may not speak for host:aix1 any more"
+
+
+def test_a_node_that_knows_nobody_for_whom_a_gateway_speaks_has_no_tunnels_with_it() -> None:
+    assert spoken_for().speaks("gw1") and not spoken_for().speaks("gw2") and not spoken_for().speaks("gw3")
+    assert spoken_for(clients={}).speaks("gw1") and not spoken_for(clients={}, hosts={}).speaks("gw1")
