@@ -2,7 +2,7 @@
 
 What comes out is one end of a socketpair, which the loop joins to a stream like any program's connection. Both
 directions end as they do in TCP: a close_notify is the end of one direction; a connection that ends without one has
-broken, and so has its stream, because bytes may be missing (C34).
+broken, and so has its stream, because bytes may be missing.
 """
 
 from __future__ import annotations

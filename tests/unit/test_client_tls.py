@@ -218,7 +218,7 @@ async def test_each_direction_ends_on_its_own(carried: Carried) -> None:
     carried.client.close()
 
 
-async def test_c34_an_end_without_a_close_notify_is_no_end(carried: Carried) -> None:
+async def test_an_end_without_a_close_notify_is_no_end(carried: Carried) -> None:
     async def act() -> None:
         await carried.client.call(lambda: carried.client.tls.write(b"half a "))
         assert await receive_some(carried.stream, 100) == b"half a "

@@ -1,4 +1,4 @@
-from inventory.model import Host
+from inventory.model import Client, Host
 from inventory.visibility import Visible, visible
 from tests.support.estates import instance, revocation, rule, snapshot
 
@@ -78,3 +78,21 @@ def test_an_observed_allow_shows_nothing():
 def test_a_host_gets_the_rules_for_what_it_may_serve_before_it_serves_it():
     made = snapshot([Host(name="a", serves=("new",)), Host(name="b")], rules=[rule("r", "allow", "host:b", "new")])
     assert visible(made, "a") == Visible(frozenset({"new"}), frozenset({"a", "b"}), (0,))
+
+
+def test_c46_a_host_hears_of_the_clients_that_could_reach_what_it_serves():
+    clients = [
+        Client(name="lpar7", gateways=("gw1",), labels={"os": "zos"}),
+        Client(name="lpar8", gateways=("gw1",)),
+        Client(name="pos", gateways=("gw1",)),
+    ]
+    rules = [
+        rule("by name", "allow", "client:lpar8", "ledger"),
+        rule("by label", "allow", "label:os=zos", "ledger"),
+        rule("observed", "allow", "client:pos", "ledger", mode="observe"),
+        rule("denied later", "deny", "client:lpar8", "ledger"),
+        rule("elsewhere", "allow", "client:pos", "cards"),
+    ]
+    assert seen(rules, "db", clients=clients).clients == {"lpar7", "lpar8"}
+    assert seen(rules, "cards1", clients=clients).clients == {"pos"}
+    assert seen(rules, "web", clients=clients).clients == frozenset()
