@@ -77,7 +77,7 @@ class Hercules(OldServer):
     def command(self) -> tuple[Sequence[str], dict[str, str]]:
         program = find_program("hercules")
         config = self.directory / "hercules.cnf"
-        lines = ["CPUSERIAL 000001", "CPUMODEL 3090", "MAINSIZE 2", "NUMCPU 1", f"CNSLPORT {self.port}"]
+        lines = ["CPUSERIAL 000001", "CPUMODEL 3090", "MAINSIZE 2", "NUMCPU 1", f"CNSLPORT {self.endpoint}"]
         lines += [f"{0xC0 + number:04X} 3270" for number in range(self.devices)]
         config.write_text("\n".join(lines) + "\n")
         return [str(program.path), "-d", "-f", str(config)], program.env
