@@ -28,7 +28,8 @@ class LiveFlow:
 
     __slots__ = (
         "accepted", "began", "failure", "host", "id", "instance", "last_refusal", "observed", "peer", "permit",
-        "refused_by", "service", "settled", "side", "site", "started", "subject", "tried", "tries", "user", "via",
+        "refused_by", "refusing", "service", "settled", "side", "site", "started", "subject", "tried", "tries", "user",
+        "via",
     )  # fmt: skip
 
     def __init__(
@@ -53,6 +54,8 @@ class LiveFlow:
         self.via: str | None = None
         self.tried: frozenset[str] = frozenset()
         """Instances that failed it."""
+        self.refusing: frozenset[str] = frozenset()
+        """Those of them to which somebody tried to connect for it."""
         self.tries = 0
         """Streams opened for it so far."""
         self.last_refusal = ""
