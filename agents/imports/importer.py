@@ -154,7 +154,8 @@ class Importer:
         instances = tuple(instance for _, one in sorted(self._watched.items()) for instance in one.instances)
         health = {i: state for one in self._watched.values() for i, state in one.health.items()}
         for instance in instances:
-            self._leaving.pop(instance.id, None)
+            if instance.draining is None:
+                self._leaving.pop(instance.id, None)
         if instances != self._snapshot.reported.get(place, ()):
             self._place(place, instances, health)
 

@@ -26,7 +26,7 @@ class Watched:
         """Whether Consul has said anything since the start."""
 
     def heard(self, listed: Listed, *, domain: str) -> list[Instance]:
-        """Consul's answer; the instances that are gone with it."""
+        """Consul's answer; the instances that it lists no more."""
         before = self.instances
         port = before[0].port if before else None
         found: Found = usable(self.wanted, listed.rows, domain=domain, port=port)
@@ -35,8 +35,8 @@ class Watched:
             # The service stays known by one of them: its name goes on resolving and what is open goes on.
             why = f"Consul lists no passing instance of {self.wanted.source}"
             self.instances = (msgspec.structs.replace(before[0], draining=why),)
-        kept = {instance.target for instance in self.instances}
-        return [i for i in before if i.target not in kept and i.draining is None]
+        listed_now = {instance.target for instance in found.instances}
+        return [i for i in before if i.target not in listed_now and i.draining is None]
 
     @property
     def health(self) -> dict[str, Health]:

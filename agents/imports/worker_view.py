@@ -75,7 +75,8 @@ def placement_for_workers(snapshot: Snapshot, gateway: str, leaving: Iterable[In
     """Where these services are.
 
     Args:
-        leaving: our own instances that no host is told of any more; streams to them may be on their way.
+        leaving: our own instances that hosts are told of no more, or only as draining; streams to them may be on their
+            way, and are taken.
     """
     reported: dict[str, tuple[Instance, ...]] = {}
     for service in served(snapshot, gateway):
@@ -83,10 +84,11 @@ def placement_for_workers(snapshot: Snapshot, gateway: str, leaving: Iterable[In
             if instance.id not in snapshot.authority.instances:
                 reported[instance.host] = (*reported.get(instance.host, ()), instance)
     place = place_of(gateway)
-    known = {instance.id for instance in reported.get(place, ())}
-    gone = tuple(instance for instance in leaving if instance.id not in known)
+    gone = {instance.id: instance for instance in leaving}
     if gone:
-        reported[place] = (*reported.get(place, ()), *gone)
+        stay = [i for i in reported.get(place, ()) if i.draining is None or i.id not in gone]
+        known = {instance.id for instance in stay}
+        reported[place] = (*stay, *(instance for i, instance in gone.items() if i not in known))
     goals = [found for name in published(snapshot, gateway) if (found := snapshot.service(name)) is not None]
     hosts = {instance.host for goal in goals for instance in goal.instances}
     known_health = {

@@ -41,8 +41,8 @@ class LiveFlow:
 
     __slots__ = (
         "accepted", "began", "caller", "connecting", "failure", "host", "id", "instance", "last_refusal", "observed",
-        "over", "peer", "permit", "refused_by", "result", "service", "settled", "side", "site", "slot", "source",
-        "speaker", "started", "subject", "tried", "tries", "user", "via", "waits",
+        "over", "peer", "permit", "refused_by", "refusing", "result", "service", "settled", "side", "site", "slot",
+        "source", "speaker", "started", "subject", "tried", "tries", "user", "via", "waits",
     )  # fmt: skip
 
     def __init__(
@@ -67,6 +67,8 @@ class LiveFlow:
         self.via: str | None = None
         self.tried: frozenset[str] = frozenset()
         """Instances that failed it."""
+        self.refusing: frozenset[str] = frozenset()
+        """Those of them to which somebody tried to connect for it."""
         self.tries = 0
         """Streams opened for it so far."""
         self.last_refusal = ""

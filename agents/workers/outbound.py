@@ -10,6 +10,7 @@ from __future__ import annotations
 import pwd
 import random
 import socket
+from collections.abc import Collection
 from pathlib import Path
 from typing import Protocol
 
@@ -214,7 +215,8 @@ class Outbound:
             )
             for i in instances
         ]
-        return choose(candidates, site=owner.site, rng=self._rng, exclude=flow.tried)
+        avoid = _same_places(instances, flow.refusing) if flow.refusing else frozenset()
+        return choose(candidates, site=owner.site, rng=self._rng, exclude=flow.tried, avoid=avoid)
 
     def _reachable(self, host: str) -> bool:
         """A gateway always: whether it can be dialled is not for its control stream to say. The hosts behind one are
@@ -360,6 +362,8 @@ class Outbound:
         if (another or gone) and flow.tries < limits.CONNECT_TRIES:
             if another:
                 flow.tried |= {flow.instance}
+            if reason.code == Code.CONNECT_FAILED:
+                flow.refusing |= {flow.instance}
             self._tasks.start_soon(self._place, local)
             return
         denied = reason.code == Code.DENIED
@@ -387,6 +391,14 @@ def _healthy(snapshot: Snapshot, instance: Instance) -> bool:
     presence = snapshot.presence.get(instance.host)
     is_lost = presence is not None and not presence.online and gateway_of(instance.host) is not None
     return not is_lost and snapshot.health_of(instance).state != "failing"
+
+
+def _same_places(instances: Collection[Instance], refusing: Collection[str]) -> frozenset[str]:
+    """What gateways bring in from an address at which one of them could not connect: others hardly will, and tries are
+    few. They are left for last and not out, because only that gateway may be cut off from it."""
+    brought_in = [i for i in instances if gateway_of(i.host) is not None]
+    targets = {i.target for i in brought_in if i.id in refusing}
+    return frozenset(i.id for i in brought_in if i.target in targets)
 
 
 def _serves(snapshot: Snapshot, instance: Instance) -> bool:

@@ -3,7 +3,8 @@
     ready     not draining, reachable, not tried before
     good      ready, passing its checks and not ejected
     pool      the good ones; all ready ones when too few are good (the checks are then the likelier liars)
-    of these  the caller's own site if it has a good one, then two at random by weight, then the less loaded
+    of these  the caller's own site if it has a good one, then those not to be avoided if there are any, then two at
+              random by weight, then the less loaded
 
 Two random choices: M. Mitzenmacher, "The Power of Two Choices in Randomized Load Balancing", 2001.
 """
@@ -43,7 +44,12 @@ class Candidate:
 
 
 def choose(
-    candidates: Sequence[Candidate], *, site: str | None, rng: Random, exclude: Collection[str] = frozenset()
+    candidates: Sequence[Candidate],
+    *,
+    site: str | None,
+    rng: Random,
+    exclude: Collection[str] = frozenset(),
+    avoid: Collection[str] = frozenset(),
 ) -> Instance | None:
     """The instance to try next, or None when there is none left.
 
@@ -52,6 +58,7 @@ def choose(
         site: the caller's own site; None prefers no site.
         rng: two draws are made from it at most.
         exclude: ids of the instances already tried for this stream; never chosen again, not even when all are bad.
+        avoid: ids of those that are likely to fail as well; chosen only where nothing else may be.
     """
     serving = [c for c in candidates if c.usable and c.instance.draining is None]
     # The share is taken before the exclusion: having tried an instance says nothing about the health of the others.
@@ -61,6 +68,8 @@ def choose(
     pool = ready if panic or not good else good
     if site is not None and any(c.site == site for c in good):
         pool = [c for c in pool if c.site == site]
+    if avoid:
+        pool = [c for c in pool if c.instance.id not in avoid] or pool
     return _less_loaded_of_two(pool, rng)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -41,7 +41,9 @@ def candidate_lists(draw: st.DrawFn) -> list[Candidate]:
     ]
 
 
-def may_be_chosen(candidates: Sequence[Candidate], site: str | None, exclude: set[str]) -> set[str]:
+def may_be_chosen(
+    candidates: Sequence[Candidate], site: str | None, exclude: set[str], avoid: Set[str] = frozenset()
+) -> set[str]:
     """The obvious twin: who is allowed at all, by filtering once per rule."""
     serving = {c.instance.id: c for c in candidates if c.usable and c.instance.draining is None}
     if not serving:
@@ -53,16 +55,17 @@ def may_be_chosen(candidates: Sequence[Candidate], site: str | None, exclude: se
         pool = left & healthy
     if site is not None and any(serving[i].site == site for i in left & healthy):
         pool = {i for i in pool if serving[i].site == site}
-    return pool
+    return pool - avoid or pool
 
 
-@given(candidate_lists(), SITES, st.sets(st.integers(0, 7)), st.integers())
+@given(candidate_lists(), SITES, st.sets(st.integers(0, 7)), st.sets(st.integers(0, 7)), st.integers())
 def test_choice_stays_within_what_the_rules_allow(
-    candidates: list[Candidate], site: str | None, tried: set[int], seed: int
+    candidates: list[Candidate], site: str | None, tried: set[int], doubtful: set[int], seed: int
 ) -> None:
     exclude = {f"s/h{n}/127.0.0.1:1" for n in tried}
-    allowed = may_be_chosen(candidates, site, exclude)
-    picked = choose(candidates, site=site, rng=random.Random(seed), exclude=exclude)
+    avoid = {f"s/h{n}/127.0.0.1:1" for n in doubtful}
+    allowed = may_be_chosen(candidates, site, exclude, avoid)
+    picked = choose(candidates, site=site, rng=random.Random(seed), exclude=exclude, avoid=avoid)
     assert (picked.id in allowed) if picked else not allowed
 
 

@@ -72,6 +72,11 @@ class Fault:
     is_consuls: bool = False
     is_gateways: bool = False
 
+    @property
+    def kind(self) -> str:
+        """Only a process that is gone says so at once."""
+        return "killed" if self.noticed == KILL_NOTICED else "cut"
+
 
 @dataclass
 class Faults:
@@ -137,6 +142,7 @@ class Faults:
                     f"{name} cut off from {whom}",
                     partial(network.cut, name, segment),
                     partial(network.join, name, segment),
+                    noticed=CUT_NOTICED,
                     lasts=cut,
                     is_consuls=True,
                 )

@@ -13,10 +13,19 @@ def make(host: str, *, weight: int = 1, draining: str | None = None) -> Instance
     return Instance(service="web", host=host, target="127.0.0.1:80", port=80, weight=weight, draining=draining)
 
 
-def chosen(candidates: list[Candidate], *, site: str | None = None, exclude: frozenset[str] = frozenset()) -> set[str]:
+NONE: frozenset[str] = frozenset()
+
+
+def chosen(
+    candidates: list[Candidate],
+    *,
+    site: str | None = None,
+    exclude: frozenset[str] = NONE,
+    avoid: frozenset[str] = NONE,
+) -> set[str]:
     """Every host that is ever chosen."""
     rng = random.Random(1)
-    picks = (choose(candidates, site=site, rng=rng, exclude=exclude) for _ in range(200))
+    picks = (choose(candidates, site=site, rng=rng, exclude=exclude, avoid=avoid) for _ in range(200))
     return {pick.host if pick else "none" for pick in picks}
 
 
@@ -62,6 +71,13 @@ def test_tried_ones_are_never_chosen_again() -> None:
     assert chosen([a, b]) == {"a"}
     assert chosen([a, b], exclude=frozenset({a.instance.id})) == {"b"}
     assert chosen([a, b], exclude=frozenset({a.instance.id, b.instance.id})) == {"none"}
+
+
+def test_doubtful_ones_are_chosen_last() -> None:
+    near, far = Candidate(instance=make("near"), site="dc1"), Candidate(instance=make("far"), site="dc2")
+    assert chosen([near, far], avoid=frozenset({near.instance.id})) == {"far"}
+    assert chosen([near, far], avoid=frozenset({near.instance.id, far.instance.id})) == {"near", "far"}
+    assert chosen([near, far], site="dc1", avoid=frozenset({near.instance.id})) == {"near"}
 
 
 def test_of_two_the_less_loaded() -> None:

@@ -2,126 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
-from typing import Any
 
 import msgspec
 import pytest
 import trio
 import trio.testing
-from consul import base
 
 from agents.imports.importer import Importer
 from agents.imports.worker_view import authority_for_workers, placement_for_workers
-from agents.workers import messages as m
 from bridge import limits
 from bridge.policy.decide import Permit, Subject, decide
-from inventory.errors import Unavailable
 from inventory.health import HealthByHost
 from inventory.imports import instance_of
-from inventory.model import Gateway, Health, Host, Import, Instance
-from inventory.snapshot import Snapshot, Touched
+from inventory.model import Gateway, Host
+from inventory.snapshot import Snapshot
 from tests.support.estates import NOON, instance, rule, snapshot
-
-WEB = Import(service="web", gateway="gw1", source="Web")
-DB = Import(service="db", gateway="gw1", source="Db", labels={"tier": "db"})
-ELSEWHERE = Import(service="web", gateway="gw2", source="Web")
-PLACE = "gateway:gw1"
-
-
-class Consul:
-    """Answers at once to a question without an index, and to one that waits when something has changed."""
-
-    def __init__(self) -> None:
-        self.index = 1
-        self.services: dict[str, list[str]] = {}
-        self.away = ""
-        self.asked = 0
-        self._news = trio.Event()
-
-    def say(self, service: str, *addresses: str) -> None:
-        self.services[service] = list(addresses)
-        self.index += 1
-        self._wake()
-
-    def _wake(self) -> None:
-        self._news.set()
-        self._news = trio.Event()
-
-    def leave(self, why: str) -> None:
-        self.away = why
-        self._wake()
-
-    async def ask(self, method: str, callback: Any, path: str, params: Any, *, waits: float) -> Any:
-        self.asked += 1
-        index = int(dict(params).get("index", 0))
-        while not self.away and index and self.index <= index:
-            await self._news.wait()
-        await trio.lowlevel.checkpoint()
-        if self.away:
-            raise Unavailable(self.away)
-        service = path.rpartition("/")[2]
-        rows = [
-            {"Node": {"Address": "10.9.9.9"}, "Service": {"Service": service, "Address": a, "Port": 80}, "Checks": []}
-            for a in self.services.get(service, ())
-        ]
-        return callback(base.Response(200, {"X-Consul-Index": str(self.index)}, msgspec.json.encode(rows)))
-
-
-class Gateway1:
-    """What a gateway agent has around its importer; keeps in order who was told what."""
-
-    def __init__(self, *imports: Import) -> None:
-        made = snapshot([Host(name="a")], rules=[rule("r", "allow", "host:a", "*"), rule("s", "allow", "host:b", "x")])
-        gateways = {name: Gateway(name=name, address="10.0.0.9:7443") for name in ("gw1", "gw2")}
-        authority = replace(made.authority, gateways=gateways, imports={one.id: one for one in imports})
-        self.snapshot = made.evolved(authority=authority)
-        self.consul = Consul()
-        self.told: list[tuple[str, Any]] = []
-        self.importer = Importer("gw1", "t.internal", self, self.consul, self.place)  # type: ignore[arg-type]
-
-    def know(self, message: m.Authority) -> None:
-        self.told.append(("allowed", message))
-
-    def know_placement(self, change: m.PlacementChanged, whole: Any) -> None:
-        self.told.append(("worker", self.targets(whole().reported.get(PLACE, ()))))
-
-    def place(self, place: str, instances: tuple[Instance, ...], health: dict[str, Health]) -> None:
-        assert place == PLACE
-        touched = Touched(hosts=frozenset([place]))
-        reported = {**self.snapshot.reported, place: instances}
-        states = self.snapshot.health.with_host(place, health)
-        self.snapshot = self.snapshot.evolved(touched, reported=reported, health=states)
-        self.importer.placed(self.snapshot, [place])
-        self.told.append(("host", self.targets(i for i in instances if i.draining is None)))
-
-    def sign(self, *imports: Import) -> None:
-        authority = replace(self.snapshot.authority, imports={one.id: one for one in imports})
-        self.snapshot = self.snapshot.evolved(authority=authority)
-        self.importer.follow(self.snapshot)
-
-    @staticmethod
-    def targets(instances: Any) -> list[str]:
-        return sorted(f"{i.service}@{i.target.partition(':')[0]}" for i in instances)
-
-    def last(self, who: str) -> Any:
-        return next((what for name, what in reversed(self.told) if name == who), None)
-
-
-@asynccontextmanager
-async def running(gateway: Gateway1) -> AsyncIterator[Gateway1]:
-    async with trio.open_nursery() as nursery:
-        gateway.importer.start(nursery)
-        gateway.importer.follow(gateway.snapshot)
-        await trio.testing.wait_all_tasks_blocked()
-        yield gateway
-        nursery.cancel_scope.cancel()
-
-
-async def settle() -> None:
-    await trio.sleep(2 * limits.IMPORT_PACE)
+from tests.support.importing import DB, ELSEWHERE, PLACE, WEB, Gateway1, running, settle
 
 
 async def test_workers_hear_of_an_instance_first_and_forget_it_last(autojump_clock: trio.testing.MockClock) -> None:
@@ -145,6 +42,23 @@ async def test_one_that_comes_back_in_time_stays(autojump_clock: trio.testing.Mo
             await settle()
         await trio.sleep(2 * limits.IMPORT_LINGER)
         assert gateway.last("worker") == gateway.last("host") == ["web@10.0.0.1", "web@10.0.0.2"]
+
+
+async def test_streams_on_their_way_to_the_last_one_are_let_through_as_well(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    """It goes on serving for a while, as any other that was deregistered; and its name stays known."""
+    async with running(Gateway1(WEB)) as gateway:
+        gateway.consul.say("Web", "10.0.0.1")
+        await settle()
+        gateway.consul.say("Web")
+        await settle()
+        assert gateway.last("host") == [] and gateway.last("worker") == ["web@10.0.0.1"]
+        await trio.sleep(limits.IMPORT_LINGER)
+        assert gateway.last("worker") == [] and len(gateway.snapshot.offers(PLACE)) == 1
+        gateway.consul.say("Web", "10.0.0.1")
+        await settle()
+        assert gateway.last("host") == gateway.last("worker") == ["web@10.0.0.1"]
 
 
 async def test_f52_while_consul_is_away_what_it_said_stays(autojump_clock: trio.testing.MockClock) -> None:

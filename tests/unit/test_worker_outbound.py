@@ -26,6 +26,8 @@ from bridge.errors import PeerError
 from bridge.flows import Flow
 from bridge.relay.local import LocalSocket
 from bridge.relay.tunnel import Tunnel
+from bridge.routing.budget import RetryBudget
+from bridge.routing.ejection import Ejections
 from bridge.tunnels.frames import Code, Open, Reason
 from bridge.tunnels.session import Stream
 from inventory.errors import AnswerIsNo, Unavailable
@@ -174,13 +176,13 @@ async def test_a_cold_host_is_dialled(contexts: Contexts) -> None:
         assert n.pool.dialled == ["b"] and n.streams.count == 1
 
 
-def imported(*gateways: str, **changes: Any) -> Snapshot:
+def imported(*gateways: str, targets: tuple[str, ...] = ("10.0.0.1:80",), **changes: Any) -> Snapshot:
     """`web` from Consul, through each of the gateways."""
     wanted = [Import(service="web", gateway=name, source="Web") for name in gateways]
     known = {name: Gateway(name=name, address=f"10.0.0.9:{n}", site=f"dc{n}") for n, name in enumerate(gateways, 1)}
     made = snapshot(HOSTS, [], [RULE])
     authority = replace(made.authority, imports={one.id: one for one in wanted}, gateways=known)
-    found = {place_of(one.gateway): (instance_of(one, "10.0.0.1:80", port=80),) for one in wanted}
+    found = {place_of(one.gateway): tuple(instance_of(one, t, port=80) for t in targets) for one in wanted}
     return made.evolved(authority=authority, reported=found, **changes)
 
 
@@ -217,6 +219,24 @@ async def test_a_gateway_that_is_not_heard_is_left_for_another_that_brings_in_th
         for _ in range(24):
             await n.connect()
         assert len(set(n.pool.dialled)) == 2, "with none that is heard all are tried"
+
+
+async def test_where_one_gateway_could_not_connect_another_one_is_not_asked_next(contexts: Contexts) -> None:
+    """With as many gateways as tries, one program that crashed would else be a failed request."""
+    known = imported("gw1", "gw2", "gw3", "gw4", targets=("10.0.0.1:80", "10.0.0.2:80"))
+    async with node(contexts, known) as n:
+        n.pool.warm.update({"gw1", "gw2", "gw3", "gw4"})
+        n.answers = {"10.0.0.1:80": Code.CONNECT_FAILED}
+        for _ in range(20):
+            n.outbound.ejections, n.outbound._budget = Ejections(), RetryBudget()
+            n.asked.clear()
+            assert not is_closed(await n.connect())
+            assert n.asked in (["10.0.0.2:80"], ["10.0.0.1:80", "10.0.0.2:80"])
+    async with node(contexts, imported("gw1", "gw2")) as n:
+        n.pool.warm.update({"gw1", "gw2"})
+        n.answers = {"10.0.0.1:80": Code.CONNECT_FAILED}
+        await n.connect()
+        assert n.asked == ["10.0.0.1:80"] * 2, "it may be the one gateway that is cut off from it"
 
 
 async def test_a_gateways_site_is_that_of_what_it_brings_in(contexts: Contexts) -> None:
