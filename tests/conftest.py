@@ -74,6 +74,7 @@ LONG_FILES = frozenset(
         "five_hundred_readers_that_stop_hold_a_stated_amount",
         "five_hundred_streams_and_a_gateway_that_dies_under_load",
         "flows_follow_shows_each_stream_as_it_ends",
+        "ftp_works_with_pinned_data_ports",
         "host_drain_waits_for_streams_and_cuts_at_the_deadline",
         "half_close_and_resets_arrive_as_what_they_are",
         "hosts_start_and_serve_without_any_gateway",
