@@ -71,6 +71,7 @@ LONG_FILES = frozenset(
         "certificates_rotate_under_streams",
         "commands_answer_from_disk_with_everything_down",
         "enrolment_survives_kill_9",
+        "discover_asks_an_ssh_host",
         "five_hundred_readers_that_stop_hold_a_stated_amount",
         "five_hundred_streams_and_a_gateway_that_dies_under_load",
         "flows_follow_shows_each_stream_as_it_ends",
