@@ -213,6 +213,8 @@ SSH_UNREAD_MAX = 32 * MIB
 one read each under way."""
 SSH_PACKETS_PER_TURN = 512
 """Looked at for one host before the others get their turn: 5 ms."""
+SSH_REKEY_BYTES = 16 * 1024 * MIB
+"""Sent under one key; for AES OpenSSH's own limit is four times as much. A key exchange stops streams for some ms."""
 SSH_IDLE_MESSAGES_MAX = 2000
 """Messages a second that carry nothing for any stream; OpenSSH sends some a minute (C35)."""
 SSH_CHANNELS_MAX = 4000

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from agents.discovery.seen import EPHEMERAL, Peer, Seen
 from agents.discovery.sockets import ANY, End
-from agents.discovery.well_known import well_known
+from agents.discovery.well_known import is_known, well_known
 from agents.discovery.whose import Box, Whose
 from bridge import limits
 
@@ -156,11 +156,16 @@ class _Proposing:
         for end, peer in sorted(self._seen.uses.items()):
             if self._whose.is_node(end):
                 self._made.own_nodes += peer.connections
-            elif end.address in ftp and end.port >= EPHEMERAL and self._whose.service_at(end, None) is None:
+            elif end.address in ftp and self._is_passive_data(end):
                 self._made.ftp_data += peer.connections
             else:
                 found.append(self._elsewhere(end, peer))
         return found
+
+    def _is_passive_data(self, end: End) -> bool:
+        """At a server that is asked for files: whether this port is no service's that we could name."""
+        host = self._whose.host_at(end.address)
+        return end.port >= EPHEMERAL and not is_known(end.port) and self._whose.service_at(end, host) is None
 
     def _elsewhere(self, end: End, peer: Peer) -> Service:
         bridged = self._whose.bridged(end)

@@ -26,14 +26,14 @@ def as_text(proposal: Proposal, seen: Seen, box: Box) -> str:
 
 def _lines(proposal: Proposal, seen: Seen, box: Box) -> Iterator[str]:
     yield from _head(seen, box)
-    yield from _section(f"what {box.name} offers", [s for s in proposal.services if s.is_here])
-    yield from _section(f"what {box.name} uses", [s for s in proposal.services if not s.is_here])
     strangers = [*proposal.hosts.values(), *proposal.clients.values()]
     if not box.is_host:
         strangers.insert(0, ["meshbridge", "host", "add", box.name])
     if strangers:
         yield "\n# --- who is not in the estate: hosts and clients to record first, or to leave out ---"
         yield from (DECIDE + shlex.join(command) for command in strangers)
+    yield from _section(f"what {box.name} offers", [s for s in proposal.services if s.is_here])
+    yield from _section(f"what {box.name} uses", [s for s in proposal.services if not s.is_here])
     yield from _remarks(proposal, seen)
     if proposal.rules:
         yield '\n# --- who would need what; mode = "observe" records and allows nothing ---'

@@ -47,6 +47,10 @@ _PORTS: dict[int, WellKnown] = {
 }
 
 
+def is_known(port: int) -> bool:
+    return port in _PORTS
+
+
 def well_known(port: int) -> WellKnown:
     """For any port: one that nobody knows is called by its number."""
     return _PORTS.get(port) or WellKnown(f"port-{port}")

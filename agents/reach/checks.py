@@ -22,7 +22,8 @@ from agents.checks.runner import Checker, RunProbe, Watched
 from agents.checks.spec import parse_check
 from agents.host_status import instance_rows
 from agents.workers import last_hop
-from agents.workers.offered import Offered, check_address
+from agents.workers.dialled import check_address
+from agents.workers.offered import Offered
 from agents.workers.targets import look_up
 from bridge import limits
 from bridge.logs import get_logger

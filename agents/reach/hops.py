@@ -87,6 +87,7 @@ def _last_hop(one: Reached, forwards: tuple[Forward, ...], suspended: str, now: 
         host_keys=reach.host_keys,
         credential=reach.credential,
         ca=reach.ca,
+        allow_loopback=reach.allow_loopback,
         allowed=profiles_now(reach, now),
         allowed_until=parse_until(allowance.until) if allowance is not None else 0.0,
         forwards=forwards if url.scheme == "ssh" else (),

@@ -24,7 +24,7 @@ import msgspec
 
 from agents.backoff import Backoff
 from agents.clock import now
-from agents.ssh.algorithms import HostKeys, Suite, old_ones, sort_host_keys, suite_for
+from agents.ssh.algorithms import CBC, HostKeys, Suite, old_ones, sort_host_keys, suite_for
 from agents.ssh.asking import Refused
 from agents.ssh.commands import run_command
 from agents.ssh.connection import Client, Connection
@@ -55,6 +55,8 @@ class Around:
     """A host's state is another one."""
     forwarded: Callable[[Forwarded, Sequence[socket.socket]], None]
     """A program on a host has connected to a published port; owns the sockets."""
+    crashed: Callable[[BaseException], None]
+    """Told of a bug."""
     rng: random.Random
 
 
@@ -87,7 +89,11 @@ class SshHop:
                 if self.hop.suspended:
                     self._down(Why("suspended", plain(self.hop.suspended)), 0.0)
                     await asyncio.get_running_loop().create_future()
-                wait = await self._once()
+                try:
+                    wait = await self._once()
+                except Exception as exc:  # a bug costs this host this try
+                    self._around.crashed(exc)
+                    wait = self._failed(why_failed(exc, Heard(self._where, self.hop.user)))
                 await asyncio.sleep(wait)
         finally:
             if self._connection is not None:
@@ -309,6 +315,7 @@ def make_options(
         client_version=_VERSION,
         disable_trivial_auth=True,
         login_timeout=limits.SSH_CONNECT_TIMEOUT,
+        rekey_bytes=limits.SSH_REKEY_BYTES if CBC not in hop.allowed else (),
         keepalive_interval=limits.SSH_KEEPALIVE,
         keepalive_count_max=limits.SSH_KEEPALIVE_MISSES,
     )

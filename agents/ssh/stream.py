@@ -74,7 +74,6 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
         """We will send nothing more to the host."""
         self._shut = False
         self._closed = False
-        self.ended = asyncio.Event()
 
     # --- the channel ----------------------------------------------------------------------------------------------
 
@@ -258,10 +257,6 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
         """The channel was not opened: the socket is the caller's again. Should it open after all, it is closed."""
         self._closed = True
 
-    def cut(self) -> None:
-        """Not by anybody's wish at either end."""
-        self._abort()
-
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
@@ -271,4 +266,3 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
             if self._fate is not None:
                 self._fate.close()
             self._pending.clear()
-            self.ended.set()

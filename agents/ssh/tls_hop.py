@@ -17,6 +17,7 @@ import msgspec
 from agents.clock import now
 from agents.ssh.asking import Refused, pass_on
 from agents.ssh.reasons import system_words
+from agents.workers.dialled import why_not_dialled
 from agents.workers.ssh_messages import CLEAN_END, HopState, LastHop
 from bridge import limits
 from bridge.errors import explain_tls_error
@@ -69,7 +70,7 @@ class TlsHop:
         tcp, tls = None, _Tls(context, self.hop.address)
         try:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT):
-                tcp = await _dial(endpoint)
+                tcp = await _dial(endpoint, self.hop)
                 await tls.handshake(tcp)
         except BaseException as exc:
             if tcp is not None:
@@ -100,10 +101,13 @@ class TlsHop:
         return Code.CONNECT_FAILED, f"{target}: {system_words(error)}"
 
 
-async def _dial(endpoint: Endpoint) -> socket.socket:
+async def _dial(endpoint: Endpoint, hop: LastHop) -> socket.socket:
     loop = asyncio.get_running_loop()
     found = await loop.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     family, kind, protocol, _name, address = found[0]
+    why = why_not_dialled((str(address[0]), int(address[1])), hop.allow_loopback)
+    if why is not None:
+        raise Refused(Code.CONNECT_FAILED, f"{hop.host} is not dialled: {why}")
     sock = socket.socket(family, kind, protocol)
     try:
         sock.setblocking(False)

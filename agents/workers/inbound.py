@@ -16,9 +16,10 @@ import trio
 
 from agents import clock
 from agents.guards import must_pass
+from agents.workers.dialled import check_address
 from agents.workers.last_hop import LastHopRefused, ask
 from agents.workers.live import LiveFlow
-from agents.workers.offered import Offered, check_address
+from agents.workers.offered import Offered
 from agents.workers.own_targets import preamble
 from agents.workers.pool import TunnelPool, expect_reading, tune
 from agents.workers.slots import Slots

@@ -6,9 +6,7 @@ from __future__ import annotations
 
 import operator
 
-from inventory.endpoints import Endpoint
-from inventory.errors import InputError, Unavailable
-from inventory.imports import why_refused
+from inventory.errors import Unavailable
 from inventory.model import Instance, Reach
 from inventory.reach import ReachUrl, parse_reach, why_leads_back, why_target_refused
 from inventory.snapshot import Snapshot
@@ -92,13 +90,3 @@ class Offered:
             elif host.via != self._gateway:
                 found[name] = f"host {name} is no longer reached by gateway {self._gateway}"
         return found
-
-
-def check_address(reach: Reach, address: tuple[str, int]) -> None:
-    """What a target's name stands for now. Raises Unavailable when it is no place to connect to."""
-    try:
-        why = why_refused(str(Endpoint(address[0], address[1])), reach.allow_loopback)
-    except InputError as exc:
-        why = exc.what
-    if why is not None:
-        raise Unavailable(f"{reach.host} is not dialled: {why}")

@@ -8,9 +8,10 @@ import socket
 from pathlib import Path
 from typing import Protocol
 
+from agents.workers.dialled import check_address
 from agents.workers.last_hop import ask
 from agents.workers.live import LiveFlow
-from agents.workers.offered import Offered, check_address
+from agents.workers.offered import Offered
 from agents.workers.pool import connect
 from agents.workers.targets import Targets
 from bridge import proxy_protocol

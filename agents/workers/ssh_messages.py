@@ -44,6 +44,8 @@ class LastHop(msgspec.Struct, frozen=True, kw_only=True):
     ssh CA."""
     ca: str | None = None
     """PEM, for tls. None: the system's."""
+    allow_loopback: bool = False
+    """Whether tls may lead to the gateway's own machine."""
     allowed: tuple[str, ...] = ()
     """Old algorithms and profiles that are in force here (`agents.ssh.algorithms`)."""
     allowed_until: float = 0.0

@@ -65,6 +65,7 @@ class SshWorker:
             dials=asyncio.Semaphore(limits.SSH_DIALS_AT_ONCE),
             changed=self._state_changed,
             forwarded=self._forwarded,
+            crashed=self.crashed,
             rng=random.Random(),
         )
         self._hops: dict[str, tuple[Hop, asyncio.Task[None]]] = {}

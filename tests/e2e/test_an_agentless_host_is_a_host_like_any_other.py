@@ -8,15 +8,21 @@ caller ── gateway ── aix1: a real sshd, its service on its own loopback
 from __future__ import annotations
 
 import contextlib
+import datetime
 import json
 import os
 import signal
+import socket
+import ssl
+import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.debian_programs import Program
 from tests.support.estate import OPERATOR, Estate, allow
 from tests.support.pair import CLIENT, SERVER, join, locate, status, wait_connected
 from tests.support.sshd import Sshd
@@ -35,7 +41,7 @@ def town(estate: Estate) -> Town:
 
 
 @pytest.fixture
-def box(estate: Estate) -> Iterator[Sshd]:
+def box(estate: Estate, openssh: Program) -> Iterator[Sshd]:
     with Sshd(estate.path / "box", estate.free_port()) as made:
         yield made
 
@@ -224,6 +230,90 @@ def test_killing_the_ssh_worker_costs_5_s_and_no_wrong_answer(estate: Estate, to
             took.append(time.monotonic() - began)
         print(f"answers again after a kill of the ssh worker: {', '.join(f'{seconds:.2f} s' for seconds in took)}")
         assert max(took) < 5
+
+
+class OverTls:
+    """What a plain TCP server says, behind TLS with a certificate of its own."""
+
+    def __init__(self, directory: Path, behind: Backend, *, most: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> None:
+        self._key, self.certificate = directory / "tls.key", directory / "tls.pem"
+        command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"]
+        names = ["-subj", "/CN=box", "-addext", "subjectAltName=IP:127.0.0.1", "-days", "2"]
+        files = ["-keyout", str(self._key), "-out", str(self.certificate)]
+        subprocess.run([*command, *names, *files], check=True, capture_output=True)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.load_cert_chain(self.certificate, self._key)
+        self._context.maximum_version = most
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.target = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        self._behind = behind
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                sock, _ = self._listener.accept()
+                threading.Thread(target=self._answer, args=[sock], daemon=True).start()
+
+    def _answer(self, sock: socket.socket) -> None:
+        with contextlib.suppress(OSError), self._context.wrap_socket(sock, server_side=True) as tls:
+            question = tls.recv(100)
+            with socket.create_connection((self._behind.host, self._behind.port)) as plain:
+                plain.sendall(question)
+                while data := plain.recv(4096):
+                    tls.sendall(data)
+            tls.unwrap()
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def over_tls(estate: Estate) -> Iterator[Callable[..., OverTls]]:
+    with contextlib.ExitStack() as stack:
+
+        def made(behind: Backend, **options: ssl.TLSVersion) -> OverTls:
+            server = OverTls(estate.path, behind, **options)
+            stack.callback(server.close)
+            return server
+
+        yield made
+
+
+def test_a_host_reached_by_tls_is_who_its_authority_says_and_old_tls_needs_an_allowance(
+    estate: Estate, town: Town, over_tls: Callable[..., OverTls]
+) -> None:
+    with Backend("box") as behind:
+        box = over_tls(behind, most=ssl.TLSVersion.TLSv1_2)
+        where = ("--via", "gw1", "--allow-loopback")
+        town.ok(OPERATOR, "host", "add", "box1", "--reach", "tls://127.0.0.1", *where)
+        place(town, "desk", "box1", box.target)
+        town.policy(allow(f"host:{CLIENT}", "desk"))
+        at = find(estate, "desk")
+        eventually(lambda: is_refused(*at), what="nobody that this machine trusts vouches for it, and TLS 1.2 is old")
+        town.ok(OPERATOR, "host", "add", "box1", "--reach", f"tls://127.0.0.1?ca={box.certificate}", *where)
+        wait_reason(town, "TLS 1.3")
+        old = ("--crypto", "tls-1.2", "--crypto-owner", "team", "--crypto-until", soon())
+        town.ok(OPERATOR, "host", "add", "box1", "--reach", "tls://127.0.0.1", *where, *old)
+        eventually(lambda: ask(*at) == "box", what="TLS 1.2 is allowed for this host", timeout=20)
+        assert reached(estate, "box1")["plaintext"] == "gateway gw1"
+        (warned,) = [w for w in status(estate, OPERATOR)["warnings"] if w["code"] == "allowance"]
+        assert "host box1 (tls-1.2; team) ends with" in warned["text"]
+        assert "ends with" in town.command(OPERATOR, "doctor")[1]
+
+
+def soon() -> str:
+    """A date within what is warned of."""
+    return (datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=3)).date().isoformat()
+
+
+def wait_reason(town: Town, words: str) -> None:
+    def said() -> bool:
+        at = find(town.estate, "desk")
+        assert is_refused(*at)
+        return any(words in flow["reason"] for flow in town.flows(OPERATOR, "desk"))
+
+    eventually(said, what=f"refused for {words}", timeout=20)
 
 
 def test_another_gateways_word_is_not_needed_and_wrong_ways_are_refused(town: Town, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -361,7 +361,9 @@ def test_a_program_on_the_host_finds_a_port_on_its_own_loopback(estate: Estate, 
     with new_box(estate) as box, taken:
         forwards = (Forward(service="ledger", port=port), Forward(service="other", port=taken.getsockname()[1]))
         key = box.new_user_key()
-        worker.know(worker.hop(box, key, forwards=forwards))
+        first = worker.hop(box, key, forwards=forwards)
+        sealed = first.credential
+        worker.know(first)
         worker.wait("box", "up")
         worker.until(lambda: "other" in worker.states["box"].not_forwarded, "no word of the port that is taken")
         assert "a program holds the port" in worker.states["box"].not_forwarded["other"]
@@ -381,11 +383,35 @@ def test_a_program_on_the_host_finds_a_port_on_its_own_loopback(estate: Estate, 
         with socket.create_connection(("127.0.0.1", port), 5) as program:
             worker.until(lambda: bool(worker.forwarded), "nothing came")
             _message, stream = worker.forwarded.pop()
+            program.sendall(b"a")
+            assert stream.sock.recv(100) == b"a"
+            another = estate.free_port()
+            known = worker.states["box"]
+            worker.know(worker.hop(box, key, forwards=(Forward(service="ledger", port=another),), credential=sealed))
+            eventually(lambda: _answers(another), "the other port is not listened on")
+            eventually(lambda: not _answers(port), "the port that is not published any more still is listened on")
+            worker.until(lambda: "box" in worker.states, "nothing is said of it")
+            assert worker.states["box"].connects == known.connects == 1
             program.sendall(b"half a question")
             assert stream.sock.recv(100) == b"half a question"
             box.kill()
             with stream, pytest.raises(ConnectionResetError):
                 stream.read_to_end()
+
+
+def _answers(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except OSError:
+        return False
+    return True
+
+
+def eventually(found: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not found():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
 
 
 def test_a_command_of_ours_is_bounded_in_time_and_in_what_it_prints(estate: Estate, worker: SshWorkerUnderTest) -> None:

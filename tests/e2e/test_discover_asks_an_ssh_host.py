@@ -13,10 +13,12 @@ import trio
 
 from agents.admin.client import call
 from inventory.errors import InputError
+from tests.e2e.test_a_client_that_knows_nothing_of_us_is_known_by_its_address import ask_from
 from tests.e2e.test_an_agentless_host_is_a_host_like_any_other import add_ssh, wait_up
 from tests.support.estate import OPERATOR, Estate
 from tests.support.sshd import Sshd
-from tests.support.town import Town
+from tests.support.town import Town, allow
+from tests.support.traffic import Backend, eventually
 from tests.unit.test_discovery_listings import AIX
 
 
@@ -27,8 +29,8 @@ def town(estate: Estate) -> Town:
     return Town(estate)
 
 
-def reach(town: Town, box: Sshd) -> None:
-    box.authorize("cert-authority,restrict,port-forwarding " + town.ok(OPERATOR, "gateway", "ssh-ca").strip())
+def reach(town: Town, box: Sshd, options: str = "restrict,port-forwarding") -> None:
+    box.authorize(f"cert-authority,{options} " + town.ok(OPERATOR, "gateway", "ssh-ca").strip())
     add_ssh(town, box)
     wait_up(town.estate, "aix1")
 
@@ -77,3 +79,16 @@ def test_nothing_else_can_be_run_there(estate: Estate, town: Town) -> None:
         reach(town, box)
         with pytest.raises(InputError, match="is not a command for this"):
             trio.run(ask)
+
+
+def test_a_host_may_forbid_commands_and_still_carry_streams(estate: Estate, town: Town) -> None:
+    town.ok(OPERATOR, "client", "add", "nms", "--via", "gw1", "--source", "127.0.0.7")
+    town.policy(allow("ledger", '"client:nms"', '"ledger"'))
+    with Sshd(estate.path / "box", estate.free_port()) as box, Backend("ledger") as ledger:
+        reach(town, box, 'restrict,port-forwarding,command="/bin/false"')
+        said = estate.cli(OPERATOR, "discover", "--host", "aix1")
+        assert said.returncode == 69 and "does not say what its sockets are: ss: exit code 1" in said.stderr
+        estate.service_add("ledger", host="aix1", target=ledger.target, port=8080)
+        port = estate.free_port()
+        town.ok(OPERATOR, "service", "publish", "ledger", "--via", "gw1", "--listen", f"127.0.0.1:{port}")
+        assert eventually(lambda: ask_from(("127.0.0.1", port)), what="an answer") == "ledger"

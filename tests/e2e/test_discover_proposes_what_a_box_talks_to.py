@@ -1,4 +1,4 @@
-"""I/O: `meshbridge discover` on a machine without an estate, with real sockets: it reads, reports, changes nothing."""
+"""I/O: `meshbridge discover` with real sockets, without an estate and on a host of one; it changes nothing."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import socket
 from pathlib import Path
 
 from tests.support.estate import Estate
+from tests.support.town import Town, allow
+from tests.support.traffic import Backend, ask, eventually
 
 
 def test_a_listener_is_found_with_its_program_and_the_text_is_a_policy(estate: Estate) -> None:
@@ -29,3 +31,18 @@ def test_an_interrupt_ends_it_early_and_still_reports(estate: Estate) -> None:
         looking.signal(signal.SIGINT)
         assert looking.wait(20) == 0
         looking.stdout.wait_for(f"127.0.0.1:{server.getsockname()[1]}", 5)
+
+
+def test_what_an_agents_host_uses_through_the_bridge_is_known_by_name(town: Town) -> None:
+    service = town.name("ledger")
+    with Backend("one") as backend:
+        town.place(service, "db1", backend.target)
+        town.policy(allow("ledger", '"host:app"', f'"{service}"'))
+        host, port = town.address("app", service)
+        eventually(lambda: ask(host, port))
+        with socket.create_connection((host, port)):
+            text = town.estate.ok("app", "discover")
+    assert f"# {service} at {host}:{port}: through the bridge already" in text
+    assert f"# host:app -> {service}: allowed by 'ledger'" in text
+    assert f'to = ["{service}"]' not in text and f" {host}:" not in text.replace(f" at {host}:", "")
+    assert f"{town.estate.gateway_address}" not in text, "the estate's own nodes are left out"

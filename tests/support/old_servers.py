@@ -84,6 +84,14 @@ class Hercules(OldServer):
 
 
 class Vsftpd(OldServer):
+    """For anybody; what it serves is in `files`. More lines of vsftpd.conf as `options`."""
+
+    def __init__(self, directory: Path, port: int, **options: str) -> None:
+        super().__init__(directory, port)
+        self.options = options
+        self.files = self.directory / "files"
+        self.files.mkdir()
+
     def command(self) -> tuple[Sequence[str], dict[str, str]]:
         program = find_program("vsftpd")
         empty = self.directory / "empty"
@@ -91,6 +99,7 @@ class Vsftpd(OldServer):
         options = {
             "listen": "YES", "listen_address": "127.0.0.1", "listen_port": str(self.port), "background": "NO",
             "anonymous_enable": "YES", "ftp_username": "nobody", "secure_chroot_dir": str(empty),
+            "anon_root": str(self.files), **self.options,
         }  # fmt: skip
         if os.geteuid() != 0:
             options["run_as_launching_user"] = "YES"

@@ -207,10 +207,11 @@ def test_ftps_second_connections_are_said_and_not_ruled_on() -> None:
     sockets = [
         outgoing("10.1.0.8", 21),
         outgoing("10.1.0.8", 45000, 40001),
+        outgoing("10.1.0.8", 50000, 40003),
         Socket("open", End(HERE, 40002), End("10.1.0.8", 20)),
     ]
     proposal, text = proposed(sockets, known=estate())
-    assert [r.service for r in proposal.rules] == ["ftp-zos1"] and proposal.ftp_data == 2
+    assert [r.service for r in proposal.rules] == ["ftp-zos1", "ledger"] and proposal.ftp_data == 2
     assert "over which FTP sends files: 2; see docs/legacy/ftp.md" in text
 
 
@@ -219,9 +220,9 @@ def test_a_machine_that_the_estate_lacks_is_to_be_added_first() -> None:
     _, text = proposed([listening(80), incoming(80, "192.0.2.1")], box=box)
     assert commands(text, RUN) == []
     assert commands(text, DECIDE) == [
-        "meshbridge service add http-this-host --host this-host --target 127.0.0.1:80 --check tcp",
         "meshbridge host add this-host",
         "meshbridge client add client-192-0-2-1 --via GATEWAY --source 192.0.2.1",
+        "meshbridge service add http-this-host --host this-host --target 127.0.0.1:80 --check tcp",
     ]
     assert host_name_of("Web7.corp.example") == "web7"
 
