@@ -93,3 +93,24 @@ def test_a_client_of_a_host_that_drains_is_refused_and_the_record_says_why(estat
         assert "vm1/" in estate.ok(OPERATOR, "flows") and "is draining: update" in estate.ok(OPERATOR, "flows")
         estate.ok(OPERATOR, "host", "resume", "vm1")
         assert eventually(lambda: ask_from(place)) == "one"
+
+
+def test_new_workers_take_over_a_published_port_and_old_streams_go_on(estate: Estate) -> None:
+    estate.init()
+    estate.start_gateway()
+    estate.add_host("vm1")
+    estate.start_agent("vm1")
+    estate.ok(OPERATOR, "client", "add", "lpar7", "--via", "gw1", "--source", LPAR7)
+    estate.apply_policy(RULES)
+    with Backend("held", hold) as held:
+        estate.service_add("held", host="vm1", target=held.target, port=80)
+        place = ("127.0.0.1", port := estate.free_port())
+        estate.ok(OPERATOR, "service", "publish", "held", "--via", "gw1", "--listen", f"127.0.0.1:{port}")
+        assert eventually(lambda: ask_from(place)) == "held"
+        with connect(place) as stream:
+            assert stream.recv(100) == b"held\n"
+            estate.nodes[OPERATOR].signal(signal.SIGHUP)
+            eventually(lambda: "done, with new workers" in estate.ok(OPERATOR, "status"), timeout=30)
+            stream.sendall(b"still there\n")
+            assert stream.recv(100) == b"still there\n"
+            assert eventually(lambda: ask_from(place)) == "held"
