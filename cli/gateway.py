@@ -167,17 +167,19 @@ def remove(app: App, name: str) -> None:
     If it held the issuer's key and may be in other hands, that key is too: see docs/consul.md.
     """
     from agents.estate import operate
-    from agents.operating.gateways import remove_gateway
+    from agents.operating.gateways import reached_by, remove_gateway
     from inventory.names import parse_gateway
 
     canonical = parse_gateway(name)
 
-    async def work() -> bool:
+    async def work() -> tuple[bool, list[str]]:
         async with operate(app.home) as operator:
-            return (await remove_gateway(operator, canonical)).issuer
+            return (await remove_gateway(operator, canonical)).issuer, reached_by(operator.state, canonical)
 
-    held = run(work)
+    held, alone = run(work)
     words(f"{canonical} is removed; hosts leave it by themselves")
+    if alone:
+        words(f"nobody reaches {', '.join(alone)} any more: meshbridge host add NAME --reach URL --via ANOTHER")
     if held:
         words("it may hold the issuer's key: destroy its home, or see docs/consul.md if you cannot")
 

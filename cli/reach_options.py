@@ -64,7 +64,7 @@ def record_agentless(
     wanted = Wanted(
         url=url,
         via=via,
-        host_keys=read_host_keys(host_key, url) if host_key is not None else (),
+        host_keys=read_host_keys(host_key, url, crypto) if host_key is not None else (),
         private_key=read_private_key(key) if key is not None else None,
         ca=read_ca(ca) if ca is not None else None,
         allow_loopback=allow_loopback,

@@ -76,6 +76,11 @@ async def invite_gateway(operator: Operator, name: str, *, ttl: float = limits.T
     return await invite(operator, "gateway", name, ttl=ttl, first=check, message=f"gateway token {name}")
 
 
+def reached_by(state: AuthorityState, name: str) -> list[str]:
+    """The agentless hosts that this gateway reaches, by name."""
+    return sorted(host.name for host in state.hosts.values() if host.via == name)
+
+
 async def remove_gateway(operator: Operator, name: str) -> Gateway:
     """Takes the gateway out of the estate; every key that it ever had is refused from now on.
 

@@ -19,7 +19,14 @@ from agents.knowledge.key_holders import keys_of
 from agents.operating.gateways import known_gateway
 from bridge.identity import certificates
 from bridge.identity.seal_keys import seal_credential
-from bridge.identity.ssh_keys import HOST_KEY_FILE_MAX, USER_KEY_MAX, parse_host_keys, parse_user_key
+from bridge.identity.ssh_keys import (
+    HOST_KEY_FILE_MAX,
+    RSA_BITS_MIN,
+    RSA_BITS_MIN_OLD,
+    USER_KEY_MAX,
+    parse_host_keys,
+    parse_user_key,
+)  # fmt: skip
 from inventory.authority import AuthorityState, Body, HostBody, ReachBody, revocation
 from inventory.errors import AnswerIsNo, InputError
 from inventory.home import read_file, read_secret
@@ -75,10 +82,11 @@ def read_ca(path: Path) -> str:
         raise InputError("it is not PEM", where=str(path), hint=hint) from None
 
 
-def read_host_keys(path: Path, url: ReachUrl) -> tuple[str, ...]:
-    """Raises MeshError."""
+def read_host_keys(path: Path, url: ReachUrl, profiles: Collection[str] = ()) -> tuple[str, ...]:
+    """`profiles` are those of the allowance for this host. Raises MeshError."""
     content = read_file(path.resolve(), HOST_KEY_FILE_MAX)
-    return parse_host_keys(content, url.address, url.port, where=str(path))
+    least = RSA_BITS_MIN_OLD if "ssh-sha1" in profiles else RSA_BITS_MIN
+    return parse_host_keys(content, url.address, url.port, where=str(path), rsa_bits_min=least)
 
 
 def read_private_key(path: Path) -> bytes:

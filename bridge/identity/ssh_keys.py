@@ -20,6 +20,8 @@ from inventory.errors import InputError
 from inventory.names import shown
 
 RSA_BITS_MIN = 2048
+RSA_BITS_MIN_OLD = 1024
+"""Of a host's key, under an allowance for the cryptography of its time."""
 HOST_KEY_FILE_MAX = 256 * 1024
 LINE_MAX = 16 * 1024
 USER_KEY_MAX = 32 * 1024
@@ -40,7 +42,9 @@ def fingerprint(line: str) -> str:
 # --- host keys ----------------------------------------------------------------------------------------------------
 
 
-def parse_host_keys(content: bytes, address: str, port: int, *, where: str) -> tuple[str, ...]:
+def parse_host_keys(
+    content: bytes, address: str, port: int, *, where: str, rsa_bits_min: int = RSA_BITS_MIN
+) -> tuple[str, ...]:
     """The keys in a `.pub` file, or those for this host in what ssh-keyscan prints or a known_hosts file.
 
     Returns:
@@ -61,7 +65,7 @@ def parse_host_keys(content: bytes, address: str, port: int, *, where: str) -> t
             raise InputError("it is not text", where=place, hint=_hint(address, port)) from None
         if not line or line.startswith("#"):
             continue
-        names, key = _parse_line(line, place)
+        names, key = _parse_line(line, place, rsa_bits_min)
         if names is None or _matches(names, address, port):
             found.add(key)
         else:
@@ -77,7 +81,7 @@ def _hint(address: str, port: int) -> str:
     return f"get it with `ssh-keyscan {option}{address} > FILE`, and compare it with what its administrator says"
 
 
-def _parse_line(line: str, place: str) -> tuple[str | None, str]:
+def _parse_line(line: str, place: str, rsa_bits_min: int) -> tuple[str | None, str]:
     """The host names of a line, None where it has none, and its key."""
     words = _SPACES.split(line)
     mark = words.pop(0) if words[0].startswith("@") else ""
@@ -90,7 +94,7 @@ def _parse_line(line: str, place: str) -> tuple[str | None, str]:
         raise InputError("it is not a public key in OpenSSH's form", where=place)
     if words[0] not in _TYPES:
         raise InputError(f"host keys of type {shown(words[0])} are not accepted", where=place, hint=_types())
-    _check_public(words[0], words[1], place)
+    _check_public(words[0], words[1], place, rsa_bits_min)
     return names, f"{mark} {words[0]} {words[1]}".strip()
 
 
@@ -98,14 +102,15 @@ def _types() -> str:
     return f"give one of {', '.join(_TYPES)}"
 
 
-def _check_public(kind: str, blob: str, place: str) -> None:
+def _check_public(kind: str, blob: str, place: str, rsa_bits_min: int) -> None:
     try:
         key = serialization.load_ssh_public_key(f"{kind} {blob}".encode("ascii"))
     except (ValueError, UnsupportedAlgorithm, binascii.Error):
         raise InputError("it is not a public key in OpenSSH's form", where=place) from None
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < RSA_BITS_MIN:
-        what = f"an RSA key of {key.key_size} bits is too weak to know a host by, {RSA_BITS_MIN} are needed"
-        raise InputError(what, where=place, hint="make a new host key there: ssh-keygen -t ed25519")
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < rsa_bits_min:
+        what = f"an RSA key of {key.key_size} bits is too weak to know a host by, {rsa_bits_min} are needed"
+        hint = "make a new host key there (ssh-keygen -t ed25519), or allow --crypto ssh-sha1 for a time"
+        raise InputError(what, where=place, hint=hint)
 
 
 def _matches(names: str, address: str, port: int) -> bool:

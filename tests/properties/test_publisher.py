@@ -26,6 +26,7 @@ from inventory.authority import (
     HostBody,
     ImportBody,
     InstanceBody,
+    ReachBody,
     RevokeBody,
     SignedEntry,
     Slice,
@@ -40,7 +41,7 @@ from inventory.model import Gateway as GatewayEntry
 from inventory.policy_document import PolicyDocument, PolicySlicer, build, verify_document
 from inventory.snapshot import Snapshot, Touched
 from inventory.visibility import Visible, visible
-from tests.support.authority import Chain, gateway, revoke
+from tests.support.authority import Chain, gateway, reach, revoke
 from tests.support.estates import NOON, instance, random_snapshot, rule, snapshot
 
 STEPS = 4
@@ -137,6 +138,9 @@ class Gateway:
         clients = {name: canonical_client(one) for name, one in goal.authority.clients.items()}
         bodies += [ClientBody(client=one) for name, one in clients.items() if state.clients.get(name) != one]
         bodies += [ClientBody(client=c, removed=True) for name, c in state.clients.items() if name not in clients]
+        somewhere = [name for name in hosts if self._rng.random() < 0.2]  # told to nobody (see `check_affair`)
+        bodies += [reach(name, self._rng.choice(["gw1", "gw2"])) for name in somewhere]
+        bodies += [ReachBody(reach=one, removed=True) for name, one in state.reaches.items() if name not in hosts]
         bodies += self._revocations(goal)
         self._rng.shuffle(bodies)
         if new_policy is None:
@@ -183,6 +187,7 @@ class Gateway:
         bodies += [InstanceBody(instance=i) for i in again]
         bodies += [ImportBody(imported=one) for one in state.imports.values()]
         bodies += [ImportBody(imported=one, removed=True) for one in state.imports.values()]
+        bodies += [reach(host, f"gw{rng.randrange(1, 3)}") for host in state.hosts]
         bodies += [
             msgspec.structs.replace(body, reason=f"{len(self.chain.log)}") for body in state.revocations.values()
         ]

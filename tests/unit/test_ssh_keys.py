@@ -98,6 +98,8 @@ def test_h33_a_weak_host_key_is_refused() -> None:
     with pytest.raises(InputError, match="1024 bits is too weak") as caught:
         read(f"192.0.2.7 {public(weak)}")
     assert "ssh-keygen" in caught.value.hint
+    old = parse_host_keys(public(weak).encode(), "192.0.2.7", 22, where="keys", rsa_bits_min=1024)
+    assert old == (public(weak),)
 
 
 def test_how_to_get_a_host_key_is_said_with_its_port() -> None:
