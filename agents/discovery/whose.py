@@ -39,9 +39,12 @@ class Whose:
     Args:
         snapshot: None: it knows nothing.
         bridge: this box's addresses of services, and the ends at which they are published on it, -> their names.
+        gateway: the one that runs on this box, if any: its connections to hosts without agent are the estate's own.
     """
 
-    def __init__(self, snapshot: Snapshot | None, bridge: Mapping[str | End, str], now: float) -> None:
+    def __init__(
+        self, snapshot: Snapshot | None, bridge: Mapping[str | End, str], now: float, gateway: str = ""
+    ) -> None:
         self._snapshot = snapshot
         self._bridge = bridge
         self._now = now
@@ -55,13 +58,16 @@ class Whose:
         self.gateways: tuple[str, ...] = ()
         self._clients: Admissions | None = None
         if snapshot is not None:
-            self._learn(snapshot)
+            self._learn(snapshot, gateway)
 
-    def _learn(self, snapshot: Snapshot) -> None:
+    def _learn(self, snapshot: Snapshot, own: str) -> None:
         authority = snapshot.authority
         self.gateways = tuple(sorted(authority.gateways))
         for host, reach in sorted(authority.reaches.items()):
-            self._know(parse_reach(reach.url).address, host)
+            url = parse_reach(reach.url)
+            self._know(url.address, host)
+            if reach.gateway == own and url.scheme == "ssh":
+                self._nodes.add(_end(str(url.endpoint)))
         for name, presence in sorted(snapshot.presence.items()):
             if presence.advertise is not None:
                 end = _end(presence.advertise)

@@ -91,7 +91,8 @@ def _local(home: Path, config: HomeConfig | None, snapshot: Snapshot | None) -> 
     def is_bridge(end: End) -> bool:
         return block is not None and end.address.startswith("127.") and ipaddress.ip_address(end.address) in block
 
-    return Subject(box, Whose(snapshot, bridge, clock.now()), is_bridge, is_remote=False)
+    gateway = config.name if config is not None and config.role == "gateway" else ""
+    return Subject(box, Whose(snapshot, bridge, clock.now(), gateway), is_bridge, is_remote=False)
 
 
 def _remote(snapshot: Snapshot, host: str) -> Subject:

@@ -177,6 +177,14 @@ def test_the_estates_own_connections_are_left_out() -> None:
     assert "8081" not in text
 
 
+def test_a_gateways_own_ssh_connections_are_left_out() -> None:
+    for gateway, expected in (("gw1", []), ("", ["ssh-zos1"])):
+        seen = Seen()
+        seen.add(Look((outgoing("10.1.0.8", 22),)), NOON)
+        made = propose(seen, BOX, Whose(estate(), {}, NOON, gateway))
+        assert [service.name for service in made.services] == expected
+
+
 def test_what_goes_through_the_bridge_is_known_by_name() -> None:
     sockets = [
         Socket("listening", End("127.96.3.4", 80), None, "meshbridge"),
