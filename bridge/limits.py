@@ -150,6 +150,12 @@ CONNECT_TIMEOUT = 5.0
 """An agent's connect to its own instance's target."""
 OPEN_WAIT_TIMEOUT = 15.0
 """How long an accepted local connection may wait for a stream, all tries together."""
+KEEPALIVE_IDLE = 60
+"""Whole seconds that a connection to a machine without an agent rests before its kernel is asked whether it is there.
+Below the five minutes after which firewalls and NAT forget a connection at the earliest."""
+KEEPALIVE_INTERVAL = 15
+KEEPALIVE_PROBES = 4
+"""Unanswered in a row, after which the connection is over: a machine that vanished holds a stream for two minutes."""
 TARGET_LOOKUP_INTERVAL = 10.0
 """Between two look-ups of the name in an instance's target; the data path uses the last answer."""
 TARGET_LOOKUP_TIMEOUT = 5.0

@@ -34,7 +34,7 @@ from agents.workers.offered import Offered
 from agents.workers.outbound import Outbound
 from agents.workers.placement import changed, placed
 from agents.workers.pool import Path as GatewayPath
-from agents.workers.pool import TunnelPool, tune
+from agents.workers.pool import TunnelPool, tune, tune_outer
 from agents.workers.published import Published
 from agents.workers.shares import Kind, Shares
 from agents.workers.slots import Slots
@@ -242,7 +242,7 @@ class DataWorker:
             case m.Listen():
                 self._listen(message, fds[0])
             case m.ListenPublished():
-                tune(fds[0])
+                tune_outer(fds[0])
                 self._serve((message.address, message.port), fds[0], self.published.taker(message), "streams")
             case m.Unlisten():
                 listener = self._listeners.pop((message.address, message.port), None)

@@ -21,7 +21,7 @@ from agents.workers.last_hop import LastHopRefused, ask
 from agents.workers.live import LiveFlow
 from agents.workers.offered import Offered
 from agents.workers.own_targets import preamble
-from agents.workers.pool import TunnelPool, expect_reading, tune
+from agents.workers.pool import TunnelPool, expect_reading, tune, tune_outer
 from agents.workers.slots import Slots
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
@@ -275,7 +275,7 @@ class Inbound:
     def _connect(self, tunnel: Tunnel, stream: Stream, flow: LiveFlow, instance: Instance) -> None:
         family, address = self._owner.targets.address(instance.target)
         sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        tune(sock)
+        (tune if address[0].startswith(("127.", "::1")) else tune_outer)(sock)
         self._streams.placed(flow, instance.id)
         local = LocalSocket(self._loop, sock, self._streams, flow)
         local.sole = True

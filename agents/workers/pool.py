@@ -444,6 +444,15 @@ def tune(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
 
+def tune_outer(sock: socket.socket) -> None:
+    """As `tune`, for connections to machines that have no agent: whoever vanished without a word is noticed by the kernel's probes,
+    which also keep a firewall between from forgetting a terminal that rests (TN3270). A listener's sockets inherit it."""
+    tune(sock)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.KEEPALIVE_IDLE)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, limits.KEEPALIVE_INTERVAL)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, limits.KEEPALIVE_PROBES)
+
+
 def expect_reading(sock: socket.socket) -> None:
     """For connections between nodes, which always read: one that does not is dead, and the kernel notices too (F11).
     Never for a program's own: Linux would cut a reader that pauses, although its machine answers every probe."""
