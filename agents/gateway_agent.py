@@ -273,12 +273,7 @@ class GatewayAgent(Node):
 
     def _gone(self, host: str) -> str | None:
         """Why a host has no business here; None when it has. This gateway, as the end of a path, always has."""
-        if gateway_of(host) is not None:
-            return None
-        if self.snapshot.host(host) is None:
-            return f"host {host} is not in the authority log"
-        revoked = self.snapshot.host_revoked(host)
-        return f"revoked: {revoked}" if revoked is not None else None
+        return self.snapshot.why_no_agent(host) if gateway_of(host) is None else None
 
     async def _end_session(self, host: str) -> None:
         await trio.sleep(limits.DRAIN_NOTICE)

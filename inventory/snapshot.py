@@ -120,6 +120,22 @@ class Snapshot:
         host = self.host(place)
         return host.via if host is not None else gateway_of(place)
 
+    def has_agent(self, name: str) -> bool:
+        """Whether a peer with a certificate for this host may be it: an agentless host has none, whoever had its name
+        before (C10)."""
+        host = self.host(name)
+        return host is not None and host.via is None
+
+    def why_no_agent(self, name: str) -> str | None:
+        """Why nobody may be here as this host; None when its agent may."""
+        host = self.host(name)
+        if host is None:
+            return f"host {name} is not in the authority log"
+        if host.via is not None:
+            return f"host {name} is reached by gateway {host.via}, and no agent runs on it"
+        revoked = self.host_revoked(name)
+        return f"revoked: {revoked}" if revoked is not None else None
+
     def behind(self, gateway: str) -> tuple[str, ...]:
         """The agentless hosts that this gateway reaches, revoked or not, by name."""
         return self._behind.get(gateway, ())

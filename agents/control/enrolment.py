@@ -310,6 +310,8 @@ class EnrolmentServer:
         refused = _RequestRefused("key", _NO_REISSUE if wanted.role == "host" else _NO_GATEWAY_REISSUE)
         if wanted.name not in (state.hosts if wanted.role == "host" else state.gateways):
             raise refused
+        if wanted.role == "host" and state.hosts[wanted.name].via is not None:
+            raise refused  # only its gateway speaks for it, whoever had the name before
         enrolled = await self._enrolled(wanted.role, wanted.name)
         if (enrolled is not None and enrolled.key != key) or key in state.revoked_keys:
             raise refused
@@ -345,6 +347,8 @@ def _check_wanted(state: AuthorityState, invite: InviteBody, spiffe: SpiffeId) -
     known = state.hosts if invite.role == "host" else state.gateways
     if invite.name not in known:
         refuse(f"{invite.role} {invite.name} was removed")
+    if invite.role == "host" and (via := state.hosts[invite.name].via) is not None:
+        refuse(f"host {invite.name} is reached by gateway {via} now: no agent runs on it")
     if (revoked := state.revoked_identities.get(str(spiffe))) is not None:
         refuse(f"{invite.role} {invite.name} is revoked: {revoked.reason}")
     mine = state.numbers[f"invite/{invite.id}"]

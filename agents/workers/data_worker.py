@@ -336,7 +336,7 @@ class DataWorker:
     def is_stranger(self, peer: SpiffeId) -> bool:
         if peer.role == "gateway":
             return not self.snapshot.speaks(peer.name)
-        return self.snapshot.host(peer.name) is None
+        return not self.snapshot.has_agent(peer.name)
 
     def advertised(self, host: str) -> str | None:
         presence = self.snapshot.presence.get(host)

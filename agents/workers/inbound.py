@@ -105,6 +105,12 @@ def why_silenced(snapshot: Snapshot, flow: LiveFlow) -> str | None:
     return f"gateway {flow.speaker} may not speak for {flow.subject} any more"
 
 
+def user_said(wish: Open) -> str | None:
+    """Pure: the local user that the opener's agent attests. A gateway that speaks for others attests none: it cannot
+    know who called there, and a rule with `user` must not fit by its word."""
+    return wish.user[:64] if wish.user and wish.subject is None else None
+
+
 def _source_said(wish: Open) -> str | None:
     """Where the subject calls from, as its gateway says."""
     if wish.subject is None or wish.source is None:
@@ -235,7 +241,7 @@ class Inbound:
             started=clock.now(),
             began=self._loop.now,
             flow_id=wish.trace[:64] or None,
-            user=wish.user[:64] if wish.user else None,
+            user=user_said(wish),
         )
         flow.peer = tunnel.peer.spiffe.name
         flow.via = tunnel.via

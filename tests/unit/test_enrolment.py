@@ -137,6 +137,12 @@ async def restored(desk: Desk) -> None:
     await desk.registry.transact(closing_invites(desk.log.state.invites.values(), desk.now))
 
 
+async def agentless(desk: Desk) -> None:
+    """The name was given to a host on which no agent runs, after the token was made."""
+    await desk.invite()
+    await desk.say(HostBody(host=Host(name="vm1", via="gw1")))
+
+
 async def unknown(desk: Desk) -> None:
     return
 
@@ -145,13 +151,14 @@ async def wrong(desk: Desk) -> None:
     await desk.invite(secret=b"x" * 32)
 
 
-CASES = [wrong, unknown, used, expired, removed, revoked, replaced, restored]
+CASES = [wrong, unknown, used, expired, removed, agentless, revoked, replaced, restored]
 WORDS = [
     "wrong secret",
     "",
     "used at",
     "expired at",
     "was removed",
+    "no agent runs on it",
     "is revoked: stolen",
     "newer token",
     "restored",

@@ -19,6 +19,7 @@ from agents.handover import Inherited
 from agents.knowledge.ledger import Ledger
 from agents.operating.bootstrap import init, new_estate
 from agents.operating.hosts import add_host, new_host, remove_host, revoke_host
+from agents.operating.reaches import Wanted, add_agentless
 from agents.workers import messages as m
 from bridge import limits
 from bridge.identity.certificates import generate_key, key_hash
@@ -26,6 +27,8 @@ from bridge.identity.issuer import make_csr
 from inventory.errors import AnswerIsNo, InputError, Unavailable
 from inventory.model import Health, Instance
 from inventory.names import SpiffeId
+from inventory.reach import parse_reach
+from tests.support import authority as say
 from tests.support.estates import instance
 
 
@@ -202,6 +205,13 @@ async def test_c16_who_is_admitted(tmp_path: Path) -> None:
         await g.follow()
         assert await g.agent.admitted("vm1", "0" * 64) == "revoked: stolen"
         assert await g.agent.admitted("vm2", "0" * 64) == "host vm2 is not in the authority log"
+        url, key = parse_reach("ssh://mesh@192.0.2.9"), say.reach("vm2").reach.host_keys
+        async with operate(g.home) as operator:
+            wanted = Wanted(url=url, via="gw1", host_keys=key)
+            await add_agentless(operator, new_host("vm2", labels={}, site=None, serves=()), wanted, named=())
+        await g.follow()
+        words = "host vm2 is reached by gateway gw1, and no agent runs on it"
+        assert await g.agent.admitted("vm2", "0" * 64) == words, "whoever had the name before"
 
 
 async def test_f46_a_revocation_is_published_before_anything_is_waited_for(

@@ -110,6 +110,15 @@ async def test_f16_a_removed_host_does_not_come_back(autojump_clock: MockClock, 
     assert "this key is no enrolled host's" in await asked(desk, await desk.start(token), key)
 
 
+async def test_c10_an_agent_of_old_does_not_come_back_under_the_name_of_an_agentless_host(
+    autojump_clock: MockClock, desk: Desk
+) -> None:
+    token, key = await desk.invite(), certificates.generate_key()
+    await desk.enrol(token, key)
+    await desk.say(HostBody(host=Host(name="vm1", via="gw1")))
+    assert "this key is no enrolled host's" in await asked(desk, await desk.start(token), key)
+
+
 async def test_f16_a_host_that_was_never_enrolled_gets_nothing(autojump_clock: MockClock, desk: Desk) -> None:
     token = await desk.invite()
     assert "this key is no enrolled host's" in await asked(desk, await desk.start(token), certificates.generate_key())

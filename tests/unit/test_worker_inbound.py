@@ -7,13 +7,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
 
-from agents.workers.inbound import Inbound, subject_of, why_silenced
+from agents.workers.data_worker import DataWorker
+from agents.workers.inbound import Inbound, subject_of, user_said, why_silenced
 from agents.workers.live import LiveFlow
 from agents.workers.offered import Offered
 from agents.workers.targets import Targets
@@ -21,6 +23,7 @@ from agents.workers.tasks import Tasks
 from bridge import limits
 from bridge.errors import PeerError
 from bridge.policy.decide import Subject
+from bridge.tunnels.frames import Open
 from inventory.authority import RevokeBody
 from inventory.errors import AnswerIsNo
 from inventory.model import Client, Gateway, Host, Instance
@@ -256,3 +259,18 @@ def test_a_stream_is_silenced_with_its_gateway() -> None:
 def test_a_node_that_knows_nobody_for_whom_a_gateway_speaks_has_no_tunnels_with_it() -> None:
     assert spoken_for().speaks("gw1") and not spoken_for().speaks("gw2") and not spoken_for().speaks("gw3")
     assert spoken_for(clients={}).speaks("gw1") and not spoken_for(clients={}, hosts={}).speaks("gw1")
+
+
+def test_c10_a_gateway_names_no_local_user_of_those_for_whom_it_speaks() -> None:
+    assert user_said(Open(service="web", user="oracle")) == "oracle"
+    for subject in ("client:lpar7", "host:aix1"):
+        assert user_said(Open(service="web", user="oracle", subject=subject)) is None
+
+
+def test_c10_nobody_with_a_certificate_is_an_agentless_host() -> None:
+    """Of an agent that had the name before, or of a token that was made for it."""
+    known = spoken_for()
+    assert known.has_agent("web") and not known.has_agent("aix1") and not known.has_agent("nobody")
+    worker: Any = SimpleNamespace(snapshot=known)
+    assert not DataWorker.is_stranger(worker, peer("host", "web"))
+    assert DataWorker.is_stranger(worker, peer("host", "aix1"))
