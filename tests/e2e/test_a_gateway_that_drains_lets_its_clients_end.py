@@ -90,7 +90,7 @@ def test_a_client_of_a_host_that_drains_is_refused_and_the_record_says_why(estat
         estate.ok(OPERATOR, "host", "drain", "vm1", "--reason", "update")
         with pytest.raises(RequestFailed):
             ask_from(place)
-        assert "vm1/" in estate.ok(OPERATOR, "flows") and "is draining: update" in estate.ok(OPERATOR, "flows")
+        eventually(lambda: "is draining: update" in estate.ok(OPERATOR, "flows"), what="the record says why")
         estate.ok(OPERATOR, "host", "resume", "vm1")
         assert eventually(lambda: ask_from(place)) == "one"
 

@@ -79,7 +79,10 @@ def test_a_job_on_the_host_connects_to_its_own_loopback(estate: Estate, town: To
         assert job.echoes(), "what is open goes on"
         with pytest.raises(RequestFailed):
             greeting(port)
-        assert any("host aix1 is draining: update" in str(flow["reason"]) for flow in flows(town, "ledger"))
+        said = "host aix1 is draining: update"
+        eventually(
+            lambda: any(said in str(flow["reason"]) for flow in flows(town, "ledger")), what="the record says so"
+        )
         town.ok(OPERATOR, "host", "resume", "aix1")
         assert eventually(lambda: greeting(port)) == "ledger"
         town.ok(OPERATOR, "service", "unpublish", "ledger", "--on", "aix1")
