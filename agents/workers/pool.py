@@ -445,8 +445,8 @@ def tune(sock: socket.socket) -> None:
 
 
 def tune_outer(sock: socket.socket) -> None:
-    """As `tune`, for connections to machines that have no agent: whoever vanished without a word is noticed by probes of
-    the kernel, which also keep a firewall from forgetting a terminal that rests. A listener's sockets inherit it."""
+    """As `tune`, for connections to machines that have no agent: whoever vanished without a word is noticed by probes
+    of the kernel, which also keep a firewall from forgetting a terminal that rests. A listener's sockets inherit it."""
     tune(sock)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, limits.KEEPALIVE_IDLE)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, limits.KEEPALIVE_INTERVAL)
