@@ -138,7 +138,7 @@ class GatewayAgent(Node):
         self._imports = Importer(config.name, config.trust_domain, self.workers, consul, self._place_imports)
         self._published = PublishedPorts(config.name, self.workers, inherited.listener)
         self._tunnel_address = ""
-        self._checks = ReachedChecks(config.name, home, self._place_checked)
+        self._checks = ReachedChecks(config.name, home, self._place_checked, slot=self._governors.checking)
         self._catalog = catalog_of(config, registry, lambda: self.snapshot, self.metrics)
         owner = ReachOwner(lambda: self.snapshot, self._place_presence, self._forwarded)
         self._reaching = Reaching(home, config.name, owner)

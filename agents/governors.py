@@ -97,7 +97,8 @@ class Governors:
 
     @asynccontextmanager
     async def checking(self, instance: Instance) -> AsyncIterator[bool]:
-        """A check of it is a connection like any other, and waits for a slot; whether there was one."""
+        """A check of it is a connection like any other, and waits for a slot, if not for long: other checks wait for
+        this one. Whether there was one."""
         now = trio.current_time()
         held = HeldSlot(
             instance=instance.id,
@@ -112,7 +113,8 @@ class Governors:
         self._answer(one, one.governor.ask(ticket, CHECK, now), now)
         self._turn(one, now)
         try:
-            await answered[0].wait()
+            with trio.move_on_after(limits.GOVERNOR_CHECK_WAIT):
+                await answered[0].wait()
             is_given = answered[1] == [None]
             if is_given:
                 one.governor.began(ticket, trio.current_time())

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from agents.checks.answers import Outcome
+from agents.checks.limited import Slot, with_limit, within_limits
 from agents.checks.runner import Checker, Watched, probe_directly
 from agents.checks.spec import parse_check
 from agents.knowledge.placement import check_report
@@ -23,30 +24,29 @@ from inventory.snapshot import Snapshot
 log = get_logger()
 
 FILE = "services.toml"
-SlotForCheck = Callable[[Instance], AbstractAsyncContextManager[bool]]
-"""An instance with a limit is checked while this holds, if it says that there is room (see `governors`)."""
 
 
 class LocalServices:
     """The instances on this host and their health. `changed` is called when the health of one changed.
 
     Args:
-        slot_for_check: a check is a connection, too, which an instance with a limit may not take now.
+        slot: what a check of an instance with a limit needs.
 
     Raises:
         MeshError: services.toml cannot be used at the start.
     """
 
-    def __init__(self, home: Path, host: str, changed: Callable[[], None], slot_for_check: SlotForCheck) -> None:
+    def __init__(self, home: Path, host: str, changed: Callable[[], None], slot: Slot) -> None:
         self._path = home / FILE
         self._host = host
         self._changed = changed
-        self._slot_for_check = slot_for_check
+        self._slot = slot
         self._checker = Checker(self._checked, rng=random.Random(), probe=self._probe)
         self.declared: tuple[Instance, ...] = self._load()
         """What services.toml says."""
         self.instances: tuple[Instance, ...] = ()
         """What counts: placed by the operator, or declared and permitted."""
+        self._limited: dict[tuple[str, str], list[Instance]] = {}
         self.health: dict[str, Health] = {}
         self.refusal: str | None = None
         """Why the last reload was refused; what the file said before is in force then."""
@@ -81,6 +81,7 @@ class LocalServices:
         self.instances = snapshot.offers(self._host)
         known = {instance.id for instance in self.instances}
         self.health = {i: h for i, h in self.health.items() if i in known}
+        self._limited = with_limit(self.instances)
         self._checker.set_instances({i.id: watched for i in self.instances if (watched := self._watched(i))})
 
     def _watched(self, instance: Instance) -> Watched | None:
@@ -95,15 +96,11 @@ class LocalServices:
             return None
 
     async def _probe(self, watched: Watched) -> Outcome:
-        """Ask a target once. Where as many streams are open as it takes, they show that it is as it was."""
-        place = str(watched.target)
-        limited = [i for i in self.instances if i.target == place and (i.max_streams or i.max_rate)]
-        async with AsyncExitStack() as stack:
-            for instance in limited:
-                if not await stack.enter_async_context(self._slot_for_check(instance)):
-                    known = self.health.get(instance.id, Health())
-                    return Outcome(known.state != "failing", known.reason)
-            return await probe_directly(watched)
+        limited = self._limited.get((self._host, str(watched.target)), ())
+        return await within_limits(limited, self._slot, self._known, partial(probe_directly, watched))
+
+    def _known(self, instance: Instance) -> Health:
+        return self.health.get(instance.id, Health())
 
     def _checked(self, instance_id: str, health: Health) -> None:
         self.health[instance_id] = health

@@ -486,12 +486,16 @@ GOVERNOR_BOUND_MAX = 100_000
 GOVERNOR_WAIT = 5.0
 """A stream waits for a slot at its instance at most this long: with CONNECT_TIMEOUT still less than the caller's own
 OPEN_WAIT_TIMEOUT, so that the caller hears why, and may try another instance."""
+GOVERNOR_CHECK_WAIT = 1.0
+"""The same for our own checks, of which only some are made at a time."""
 GOVERNOR_ANSWER = 2.0
 """So much later a data worker whose supervisor has not said that the wait is over ends it by itself."""
 GOVERNOR_QUEUE_MAX = 1000
 """Streams that wait for one instance; each holds a descriptor. With more the caller that waits most loses one."""
 GOVERNOR_REST = 0.05
 """A slot whose stream the backend did not end itself is given again after this: it has noticed the end by then."""
+GOVERNOR_SECOND = 1.05
+"""A rate is kept in any second as the backend sees it: so much later than we it may notice a connection."""
 GOVERNOR_FAILURES = 3
 """Connects in a row that failed are an outage, like a check that fails."""
 GOVERNOR_RAMP = 30.0

@@ -52,6 +52,7 @@ LONG_FILES = frozenset(
         "a_full_disk_costs_what_was_to_be_saved_and_nothing_else",
         "a_killed_worker_costs_its_own_streams_only",
         "a_home_belongs_to_one_node_at_a_time",
+        "a_limit_counts_every_way_to_an_instance",
         "a_node_that_gets_a_tenth_of_a_core_declares_nobody_dead",
         "a_reader_that_stops_slows_no_other_stream",
         "a_new_version_takes_over_in_place",

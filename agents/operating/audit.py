@@ -26,6 +26,7 @@ from inventory.authority import (
     entry_key,
     verify_entry,
 )
+from inventory.model import Import, Instance
 
 
 class AuditLine(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,20 +98,25 @@ def describe(body: Body) -> str:
             instance = body.instance
             drained = f", draining: {instance.draining}" if instance.draining is not None else ""
             where = f"service {instance.service} on {instance.host} at {instance.target}"
-            return f"{where} removed" if body.removed else f"{where}, port {instance.port}{drained}"
+            return f"{where} removed" if body.removed else f"{where}, port {instance.port}{_limit(instance)}{drained}"
 
         case ImportBody():
             wanted = body.imported
             where = f"service {wanted.service} from {wanted.check} through gateway {wanted.gateway}"
             port = f", port {wanted.port}" if wanted.port is not None else ""
             loopback = ", loopback allowed" if wanted.allow_loopback else ""
-            return f"{where} removed" if body.removed else f"{where}{port}{loopback}"
+            return f"{where} removed" if body.removed else f"{where}{port}{_limit(wanted)}{loopback}"
         case ClientBody():
             return _describe_client(body)
         case AdmissionBody():
             return _describe_admission(body)
         case PublishBody():
             return _describe_publication(body)
+
+
+def _limit(taken: Instance | Import) -> str:
+    streams = f", at most {taken.max_streams} streams at once" if taken.max_streams is not None else ""
+    return streams + (f", at most {taken.max_rate} a second" if taken.max_rate is not None else "")
 
 
 def _describe_publication(body: PublishBody) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import trio
 from agents.checks.answers import Failed, Outcome
 from agents.checks.conversation import Connect
 from agents.checks.kinds import ExecProbe, TlsProbe
+from agents.checks.limited import Slot, always, with_limit, within_limits
 from agents.checks.probes import run_probe
 from agents.checks.runner import Checker, RunProbe, Watched
 from agents.checks.spec import parse_check
@@ -46,15 +48,20 @@ class ReachedChecks:
     gateway: our name.
     home: where the ssh worker listens.
     place: told what was found; must not wait.
+    slot: what a check of an instance with a limit needs.
     """
 
-    def __init__(self, gateway: str, home: Path, place: Place, *, probe: RunProbe | None = None) -> None:
+    def __init__(
+        self, gateway: str, home: Path, place: Place, *, slot: Slot = always, probe: RunProbe | None = None
+    ) -> None:
         self._gateway = gateway
         self._channels = last_hop.place_in(home)
         self._place = place
+        self._slot = slot
         self._offered = Offered(place_of(gateway), gateway)
         self._checker = Checker(self._checked, rng=random.Random(), probe=probe or self._probe)
         self._instances: dict[str, Instance] = {}
+        self._limited: dict[tuple[str, str], list[Instance]] = {}
         self._signed: Mapping[str, Reach] = {}
         self._reaches: dict[str, Reach] = {}
         """Of the hosts that are probed."""
@@ -83,6 +90,7 @@ class ReachedChecks:
         hosts = snapshot.behind(self._gateway)
         instances = [instance for host in hosts for instance in snapshot.offers(host)]
         self._instances = {instance.id: instance for instance in instances}
+        self._limited = with_limit(instances)
         before, self._health = self._health, {host: {} for host in hosts}
         self._reaches = {}
         for instance in instances:
@@ -118,7 +126,12 @@ class ReachedChecks:
     # --- probing --------------------------------------------------------------------------------------------------
 
     async def _probe(self, watched: Watched) -> Outcome:
-        return await run_probe(watched.spec, watched.target, watched.way(self._way_to(watched)))
+        limited = self._limited.get((watched.host, str(watched.target)), ())
+        probe = partial(run_probe, watched.spec, watched.target, watched.way(self._way_to(watched)))
+        return await within_limits(limited, self._slot, self._known, probe)
+
+    def _known(self, instance: Instance) -> Health:
+        return self._health.get(instance.host, {}).get(instance.id, Health())
 
     def _way_to(self, watched: Watched) -> Connect:
         async def connect(target: Endpoint) -> trio.abc.HalfCloseableStream:

@@ -75,7 +75,7 @@ class Governor(Generic[Ticket]):
         """By caller, in the order in which they have their turns."""
         self._waiting = 0
         self._recent: deque[float] = deque()
-        """When streams connected in the last second."""
+        """When streams connected in the last GOVERNOR_SECOND."""
         self._resting: list[float] = []
         """Until when slots rest whose stream the backend did not end itself."""
         self._check_fails = False
@@ -156,7 +156,7 @@ class Governor(Generic[Ticket]):
 
     def turn(self, now: float) -> list[Outcome[Ticket]]:
         """Who has a slot from now on, and who has waited too long."""
-        while self._recent and self._recent[0] + 1.0 <= now:
+        while self._recent and self._recent[0] + limits.GOVERNOR_SECOND <= now:
             self._recent.popleft()
         self._resting = [until for until in self._resting if until > now]
         late = [w for queue in self._queues.values() for w in queue if w.since + limits.GOVERNOR_WAIT <= now]
@@ -242,7 +242,7 @@ class Governor(Generic[Ticket]):
             return None
         found = [min(queue[0].since for queue in self._queues.values()) + limits.GOVERNOR_WAIT, *self._resting]
         if self._recent and self._bounds.rate is not None:
-            found.append(self._recent[0] + 1.0)
+            found.append(self._recent[0] + limits.GOVERNOR_SECOND)
         if self._part(now) < 1.0:
             found.append(now + limits.GOVERNOR_LOOK)
         return min(found)

@@ -16,7 +16,7 @@ STEPS = st.lists(
     st.tuples(
         st.sampled_from(("ask", "ask", "ask", "began", "failed", "ended", "rested", "check", "change")),
         st.integers(0, 30),
-        st.sampled_from((0.0, 0.01, 0.25, 1.0, 3.0)),
+        st.sampled_from((0.0, 0.01, 0.25, 1.05, 3.0)),
     ),
     max_size=60,
 )
@@ -92,7 +92,7 @@ class Twin:
         found = 0
         for s in self.streams.values():
             at = s.began if s.began is not None else s.ended
-            found += s.given is not None and (at is None or at + 1.0 > now)
+            found += s.given is not None and (at is None or at + limits.GOVERNOR_SECOND > now)
         return found
 
     def turn(self, now: float) -> tuple[list[int], list[int]]:
@@ -204,7 +204,7 @@ def test_never_more_than_it_takes_at_once_nor_in_any_second(
             assert both.twin.taken(both.now) <= streams
     begun = sorted(s.began for s in both.twin.streams.values() if s.began is not None)
     for first, last in zip(begun, begun[rate:], strict=False):
-        assert last >= first + 1.0
+        assert last >= first + limits.GOVERNOR_SECOND
 
 
 @given(st.integers(1, 4), st.lists(st.integers(0, 2), min_size=1, max_size=40), st.integers(1, 20))

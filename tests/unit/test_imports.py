@@ -14,7 +14,7 @@ from inventory.names import parse_host
 from inventory.snapshot import Snapshot, Touched
 from tests.support.estates import authority, instance, revocation
 
-WEB = Import(service="web", gateway="gw1", source="Web", tags=("v2",), port=80, labels={"tier": "front"})
+WEB = Import(service="web", gateway="gw1", source="Web", tags=("v2",), port=80, labels={"tier": "front"}, max_rate=5)
 GOOD = instance_of(WEB, "10.0.0.1:8080", port=8080)
 
 
@@ -34,6 +34,8 @@ def test_c07_a_gateway_is_a_place_that_no_host_can_have_the_name_of() -> None:
         {"labels": {}},
         {"labels": {"tier": "db"}},
         {"check": None},
+        {"max_streams": 5},
+        {"max_rate": None},
         {"check": "consul:Web"},
         {"target": "127.0.0.1:80"},
         {"target": "169.254.169.254:80"},

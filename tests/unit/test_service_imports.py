@@ -95,6 +95,19 @@ def test_what_cannot_be_imported_is_refused_and_nothing_is_said() -> None:
         run(import_service, Operator(consul=None), WEB, [])
 
 
+def test_a_limit_is_that_of_one_gateway() -> None:
+    limited = Import(service="web", gateway="any", source="Web", port=80, max_streams=20, max_rate=5)
+    operator = Operator()
+    with pytest.raises(InputError, match="imported through gw1, gw2, and each lets as many streams through"):
+        run(import_service, operator, limited, [])
+    run(import_service, operator, limited, ["gw1"])
+    with pytest.raises(InputError, match="imported through gw1, gw2"):
+        run(import_service, operator, WEB, ["gw2"])
+    said = describe(verify_entry(operator.chain.log[-1]).body)
+    assert said.endswith("port 80, at most 20 streams at once, at most 5 a second")
+    run(import_service, operator, WEB, [])
+
+
 def test_an_import_is_drained_where_it_is_registered() -> None:
     operator = Operator()
     run(import_service, operator, WEB, [])

@@ -20,6 +20,8 @@ port = 8080
 check = "http /healthz"
 weight = 3
 labels = { Tier = "DB", ver = "1.2" }
+max_streams = 20
+max_rate = 5
 
 [[service]]
 name = "cards"
@@ -34,6 +36,8 @@ target = "[::1]:9001"
             check="http /healthz",
             weight=3,
             labels={"tier": "db", "ver": "1.2"},
+            max_streams=20,
+            max_rate=5,
         ),
         Instance(service="cards", host="vm1", target="[::1]:9001", port=9001),
     )
@@ -82,6 +86,10 @@ sevice = 1
         ("weight = 0", "weight"),
         ("weight = 1001", "weight"),
         ("weight = nan", "weight"),
+        ("max_streams = 0", "max_streams"),
+        ("max_streams = 100001", "max_streams"),
+        ("max_rate = 0.5", "max_rate"),
+        ("max_rate = -1", "max_rate"),
         ('check = ""', "check"),
         ('check = "a\\nb"', "check"),
         ("check = 1", "check"),

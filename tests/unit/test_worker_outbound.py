@@ -282,6 +282,22 @@ async def test_an_instance_that_refuses_is_left_for_another(contexts: Contexts) 
         assert n.streams.load_of("web/b/127.0.0.1:9000") == 0
 
 
+async def test_one_that_has_all_it_takes_is_left_for_another_and_is_as_well_as_before(contexts: Contexts) -> None:
+    async with node(contexts, estate("b", "b1")) as n:
+        n.pool.warm.add("b")
+        n.answers = {"127.0.0.1:9000": Code.BUSY}
+        for _ in range(6):
+            program = await n.connect()
+            assert not is_closed(program)
+        assert n.streams.load_of("web/b/127.0.0.1:9001") == 6 and "127.0.0.1:9000" in n.asked
+        assert not n.outbound.ejections.is_ejected("web/b/127.0.0.1:9000", n.rig.loop.now)
+        n.answers["127.0.0.1:9001"] = Code.BUSY
+        program = await n.connect()
+        assert is_closed(program)
+        [record] = n.records()
+        assert record.result == "failed" and record.reason.startswith("b refused it: no: 127.0.0.1:900")
+
+
 async def test_f39_tries_are_bounded_also_when_every_instance_refuses(contexts: Contexts) -> None:
     async with node(contexts, estate(*(f"b{n}" for n in range(9)))) as n:
         n.pool.warm.add("b")

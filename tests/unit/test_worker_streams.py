@@ -15,9 +15,11 @@ from typing import Any
 
 import pytest
 
+from agents.workers import messages as m
 from agents.workers.inbound import Inbound
 from agents.workers.live import LiveFlow
 from agents.workers.offered import Offered
+from agents.workers.slots import Slots
 from agents.workers.streams import Streams
 from agents.workers.targets import Targets
 from bridge import limits
@@ -67,7 +69,11 @@ class PairInbound(Inbound):
         self._streams.placed(flow, instance.id)
         local = LocalSocket(self._loop, ours, self._streams, flow)
         self._streams.live(local)
-        local.join(tunnel, stream)
+        if instance.max_streams is None:
+            local.join(tunnel, stream)
+        else:
+            local.wait(tunnel, stream)
+            self._once_it_has_a_slot(local, flow, instance, lambda: local.join(tunnel, stream))
 
 
 class FakeWorker:
@@ -87,7 +93,8 @@ class FakeWorker:
         self.accepted: list[LiveFlow] = []
         self.paths: list[tuple[int, str]] = []
         self.tally = Tally()
-        self.streams = Streams(rig.loop, self, self.tally, known, now=clock)
+        self.slots = Slots(None)  # type: ignore[arg-type]
+        self.streams = Streams(rig.loop, self, self.tally, known, now=clock, slots=self.slots)
         self.inbound = PairInbound(rig.loop, self.tasks, None, self.streams, self)  # type: ignore[arg-type]
         self.inbound.services = []
 
@@ -553,3 +560,108 @@ def test_f29_a_path_without_descriptors_is_said_to_have_ended(pair: Pair, monkey
     assert pair.b.paths == [(7, "out of descriptors: Too many open files")] and is_cut(one) and is_cut(other)
     one.close()
     other.close()
+
+
+# --- instances with a limit -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def limited(contexts: Contexts) -> Iterator[Pair]:
+    made = Pair(contexts, snapshot(HOSTS, [instance("web", "b", max_streams=1)], [WEB]))
+    yield made
+    made.close()
+
+
+def said(pair: Pair) -> list[m.SlotAsked | m.SlotUsed | m.SlotLeft]:
+    """What `b` says of slots since it was asked last."""
+    found = list(pair.b.slots._unsaid)
+    pair.b.slots._unsaid.clear()
+    return found
+
+
+def asked(pair: Pair) -> int:
+    """The number of a wish, which is all that was said."""
+    [message] = said(pair)
+    assert isinstance(message, m.SlotAsked) and (message.caller, message.max_streams) == ("host:a", 1)
+    return message.id
+
+
+def test_a_stream_to_an_instance_with_a_limit_waits_for_its_slot(limited: Pair) -> None:
+    local = limited.open()
+    number = asked(limited)
+    limited.programs[0].send(b"early")
+    limited.settle()
+    assert limited.a.accepted == []
+    limited.b.slots.given(number)
+    limited.settle()
+    assert [flow.service for flow in limited.a.accepted] == ["web"]
+    assert said(limited) == [m.SlotUsed(id=number, connected=True)]
+    [service] = limited.b.inbound.services
+    assert service.recv(99) == b"early"
+    for end in (limited.programs[0], service):
+        end.shutdown(socket.SHUT_WR)
+    limited.settle()
+    limited.settle()
+    assert local.ended and said(limited) == [m.SlotLeft(id=number, rest=False)], "the service has said its own end"
+
+
+def test_a_stream_that_is_cut_leaves_its_slot_to_rest(limited: Pair) -> None:
+    limited.open()
+    number = asked(limited)
+    limited.b.slots.given(number)
+    limited.settle()
+    said(limited)
+    limited.know(snapshot(HOSTS, [instance("web", "b", max_streams=1)]))
+    assert said(limited) == [m.SlotLeft(id=number, rest=True)]
+
+
+def test_who_is_refused_a_slot_is_told_that_it_is_busy_and_why(limited: Pair) -> None:
+    limited.open()
+    limited.b.slots.refused(asked(limited), "web takes at most 1 streams at once; 1 are open and 0 waited before you")
+    limited.settle()
+    [(_, reason)] = limited.a.refusals
+    assert reason.code == Code.BUSY and "takes at most 1" in reason.reason
+    assert said(limited) == [] and limited.b.records()[0].result == "failed"
+
+
+@pytest.mark.parametrize("cause", ["program", "permit", "tunnel"])
+def test_a_caller_that_goes_away_takes_its_wish_back(limited: Pair, cause: str) -> None:
+    local = limited.open()
+    number = asked(limited)
+    if cause == "program":
+        local.abort(Code.ABORTED, "failed", "the program left")
+        limited.settle()
+    elif cause == "permit":
+        limited.know(snapshot(HOSTS, [instance("web", "b", max_streams=1)]))
+    else:
+        limited.rig.b.tunnel.close(Code.INTERNAL, "broken")
+    limited.settle()
+    assert said(limited) == [m.SlotLeft(id=number, rest=False)]
+    limited.b.slots.given(number)
+    assert said(limited) == [] and limited.b.streams.descriptors == 0
+
+
+def test_a_drain_that_began_meanwhile_counts(limited: Pair) -> None:
+    limited.open()
+    number = asked(limited)
+    limited.b.draining = "new disks"
+    limited.b.slots.given(number)
+    limited.settle()
+    [(_, reason)] = limited.a.refusals
+    assert (reason.code, reason.reason) == (Code.DRAINING, "draining: new disks")
+    assert said(limited) == [m.SlotLeft(id=number, rest=True)]
+
+
+def test_a_supervisor_that_does_not_answer_is_not_waited_for_for_ever(
+    limited: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limited.open()
+    number = asked(limited)
+    monkeypatch.setattr(limits, "CONNECT_TIMEOUT", -1.0)
+    limited.tick(limited.b)
+    assert limited.a.refusals == [], "it waits, and does not connect"
+    monkeypatch.setattr(limits, "GOVERNOR_WAIT", -5.0)
+    limited.tick(limited.b)
+    [(_, reason)] = limited.a.refusals
+    assert reason.code == Code.TIMEOUT and "too busy to count" in reason.reason
+    assert said(limited) == [m.SlotLeft(id=number, rest=False)]
