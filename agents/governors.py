@@ -193,7 +193,8 @@ class Governors:
     async def run(self) -> NoReturn:
         """What time alone changes, until cancelled."""
         while True:
-            await self._wake.asked(within=max(0.0, self._next_look - trio.current_time()))
+            with trio.move_on_at(self._next_look):
+                await self._wake.asked()
             now = trio.current_time()
             if now < self._next_look:
                 continue

@@ -80,11 +80,7 @@ async def running() -> AsyncIterator[Node]:
         nursery.cancel_scope.cancel()
 
 
-@pytest.fixture(autouse=True)
-def _virtual_time(autojump_clock: trio.testing.MockClock) -> None: ...
-
-
-async def test_all_workers_share_one_count() -> None:
+async def test_all_workers_share_one_count(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         one, two = node.workers
         node.ask(one, 1)
@@ -100,7 +96,7 @@ async def test_all_workers_share_one_count() -> None:
         assert (node.row()["open"], node.row()["waiting"]) == (2, 0)
 
 
-async def test_who_waits_too_long_is_refused_in_time_and_counted() -> None:
+async def test_who_waits_too_long_is_refused_in_time_and_counted(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         one, _ = node.workers
         for number in (1, 2, 3):
@@ -119,7 +115,9 @@ async def test_who_waits_too_long_is_refused_in_time_and_counted() -> None:
         assert service == "web" and (state.open, state.waiting, state.now.streams) == (2, 0, 2)
 
 
-async def test_a_worker_that_dies_gives_back_what_it_had_and_waits_for_nothing() -> None:
+async def test_a_worker_that_dies_gives_back_what_it_had_and_waits_for_nothing(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     async with running() as node:
         one, two = node.workers
         for number in (1, 2, 3):
@@ -132,7 +130,7 @@ async def test_a_worker_that_dies_gives_back_what_it_had_and_waits_for_nothing()
         assert two.given() == [1] and (node.row()["open"], node.row()["waiting"]) == (1, 0)
 
 
-async def test_what_the_checks_say_slows_it_down() -> None:
+async def test_what_the_checks_say_slows_it_down(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         one, _ = node.workers
         node.ask(one, 1, streams=100)
@@ -146,7 +144,7 @@ async def test_what_the_checks_say_slows_it_down() -> None:
         assert node.row()["streams_now"] == 100 and not node.row()["recovering"]
 
 
-async def test_a_rate_lets_go_on_when_its_second_is_over() -> None:
+async def test_a_rate_lets_go_on_when_its_second_is_over(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         one, _ = node.workers
         for number in (1, 2, 3):
@@ -163,7 +161,7 @@ async def test_a_rate_lets_go_on_when_its_second_is_over() -> None:
         assert one.given() == [1, 2, 3]
 
 
-async def test_one_that_nobody_asks_for_is_forgotten() -> None:
+async def test_one_that_nobody_asks_for_is_forgotten(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         one, _ = node.workers
         node.ask(one, 1)
@@ -176,7 +174,9 @@ async def test_one_that_nobody_asks_for_is_forgotten() -> None:
         assert node.governors._next_look == math.inf, "and nothing wakes it up"
 
 
-async def test_what_old_workers_have_and_wait_for_goes_over_to_the_next_program() -> None:
+async def test_what_old_workers_have_and_wait_for_goes_over_to_the_next_program(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
     old, new = FakeWorker(), FakeWorker()
     async with running() as before:
         for number in (1, 2, 3):
@@ -199,7 +199,7 @@ async def test_what_old_workers_have_and_wait_for_goes_over_to_the_next_program(
         assert old.given() == [1, 2, 3]
 
 
-async def test_a_check_takes_a_slot_and_is_left_out_when_there_is_none() -> None:
+async def test_a_check_takes_a_slot_and_is_left_out_when_there_is_none(autojump_clock: trio.testing.MockClock) -> None:
     limited = instance("web", "vm1", target="127.0.0.1:9000", max_streams=1)
     async with running() as node:
         one, _ = node.workers
@@ -216,7 +216,7 @@ async def test_a_check_takes_a_slot_and_is_left_out_when_there_is_none() -> None
         assert (node.row()["open"], node.row()["waiting"], node.row()["refused"]) == (1, 0, 0)
 
 
-async def test_f43_a_bug_in_one_look_is_told_and_the_next_look_comes() -> None:
+async def test_f43_a_bug_in_one_look_is_told_and_the_next_look_comes(autojump_clock: trio.testing.MockClock) -> None:
     async with running() as node:
         one, _ = node.workers
         node.ask(one, 1)
