@@ -105,15 +105,17 @@ class SshHop:
         heard = Heard(self._where, self.hop.user)
         client = Client()
         failure: BaseException | None = None
+        began = loop.time()
         try:
             async with self._around.dials:
+                began = loop.time()
                 host_keys = sort_host_keys(self.hop.host_keys, self._allowed())
                 heard = dataclasses.replace(heard, key=", ".join(_fingerprints(host_keys)))
                 connection, heard, failure = await self._connect(host_keys, client, heard)
         except (MeshError, OSError) as exc:
             return self._failed(why_failed(exc, heard))
         if connection is None:
-            return self._failed(why_failed(failure or ConnectionResetError(), heard))
+            return self._failed(why_failed(failure or ConnectionResetError(), heard), loop.time() - began)
         began = loop.time()
         self._up(connection)
         await self._serve(connection, client)
@@ -197,13 +199,14 @@ class SshHop:
         )  # fmt: skip
         self._settled.set()
 
-    def _failed(self, why: Why) -> float:
-        """It is down; how long to wait."""
+    def _failed(self, why: Why, spent: float = 0.0) -> float:
+        """It is down; how long to wait. The seconds that were spent on an address that says nothing count as waiting:
+        both together would be over 5 s."""
         if why.cause in ("authentication", "algorithms", "key", "local"):
             wait = limits.SSH_AUTH_RETRY_FIRST / 2 + self._gentle.next() if why.cause == "authentication" else 0.0
             wait = wait or self._around.rng.uniform(limits.SSH_RETRY_MAX / 2, limits.SSH_RETRY_MAX)
         else:
-            wait = self._quick.next()
+            wait = max(0.0, self._quick.next() - (spent if why.cause == "unreachable" else 0.0))
         self._down(why, wait)
         return wait
 
