@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
@@ -17,8 +18,8 @@ BACK_WITHIN = 5.0
 
 
 def new_hop() -> SshHop:
-    nothing = cast(Any, None)
-    around = Around(nothing, nothing, nothing, lambda: None, nothing, random.Random(5))
+    unused: dict[str, Any] = {field.name: None for field in dataclasses.fields(Around)}
+    around = Around(**(unused | {"changed": lambda: None, "rng": random.Random(5)}))
     return SshHop(LastHop(host="aix1", scheme="ssh", address="192.0.2.7", port=22, user="bridge"), around)
 
 
