@@ -74,6 +74,12 @@ class Hercules(OldServer):
         super().__init__(directory, port)
         self.devices = devices
 
+    def stop(self) -> None:
+        """At once: asked to end, it now and then does not for longer than anybody waits."""
+        if self.process is not None and self.process.running:
+            self.process.kill9()
+        super().stop()
+
     def command(self) -> tuple[Sequence[str], dict[str, str]]:
         program = find_program("hercules")
         config = self.directory / "hercules.cnf"
