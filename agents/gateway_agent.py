@@ -6,6 +6,7 @@ certificates with the issuer's key; and joins hosts that cannot reach each other
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import random
 import socket
@@ -518,7 +519,8 @@ class GatewayAgent(Node):
                 self._registry.nudge()
                 return {}
             case "hosts":
-                return presence_rows(self.snapshot, self._is_here, self._streams_of | self.workers.streams_behind)
+                streams = self._streams_of | self.workers.streams_behind
+                return presence_rows(self.snapshot, self._is_here, streams, self._reaching.why_away)
             case "health":
                 return {i: msgspec.to_builtins(h) for i, h in sorted(self.snapshot.health.items())}
             case "streams" | "cut":
@@ -587,9 +589,7 @@ async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:
             )
             gc.collect()
             gc.freeze()  # what is known at the start stays: a walk over it would stop everything meanwhile
-            try:
+            with contextlib.closing(agent):
                 code = await agent.run()
-            finally:
-                agent.close()
         agent.replace(lock)
         return code

@@ -28,11 +28,16 @@ def host_rows(
 
 
 def presence_rows(
-    snapshot: Snapshot, is_here: Callable[[str], bool], streams: Mapping[str, int]
+    snapshot: Snapshot, is_here: Callable[[str], bool], streams: Mapping[str, int], why_away: Callable[[str], str]
 ) -> dict[str, dict[str, Any]]:
     """Every host that was ever here, by name."""
     return {
-        name: {"online": is_here(name), "advertise": known.advertise, "streams": streams.get(name, 0)}
+        name: {
+            "online": is_here(name),
+            "advertise": known.advertise,
+            "streams": streams.get(name, 0),
+            "why_away": why_away(name),
+        }
         for name, known in sorted(snapshot.presence.items())
     }
 

@@ -87,5 +87,6 @@ def parse_target(text: str) -> Endpoint:
         return endpoint
     is_metadata = any(address in network for network in _METADATA)
     if address.is_unspecified or address.is_multicast or address == _BROADCAST or is_metadata:
-        raise InputError(f"{shown(text)} cannot be a target", hint="give the address the service listens on")
+        why = "metadata services have such addresses" if is_metadata else "no single host has it"
+        raise InputError(f"{address} cannot be a target: {why}", hint="give the address the service listens on")
     return endpoint

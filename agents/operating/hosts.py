@@ -209,6 +209,8 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     """What old cryptography is allowed on the way there, by whom and until when."""
     presence: str | None = None
     """online or away, by the word of the gateway that runs on this home; None when none does, or it was never here."""
+    why_away: str | None = None
+    """Of an agentless host that is away: what keeps that gateway from reaching it."""
 
     @property
     def state_now(self) -> str:
@@ -223,11 +225,14 @@ async def with_presence(views: Sequence[HostView], home: Path) -> list[HostView]
     except MeshError:
         return list(views)
     return [
-        view
-        if view.enrolled_at is None and view.via is None
-        else msgspec.structs.replace(view, presence="online" if known.get(view.name, {}).get("online") else "away")
+        view if view.enrolled_at is None and view.via is None else _with(view, known.get(view.name, {}))
         for view in views
     ]
+
+
+def _with(view: HostView, known: Mapping[str, Any]) -> HostView:
+    presence = "online" if known.get("online") else "away"
+    return msgspec.structs.replace(view, presence=presence, why_away=known.get("why_away") or None)
 
 
 async def view_hosts(registry: Registry, state: AuthorityState) -> list[HostView]:

@@ -297,6 +297,14 @@ class Reaching:
         """A row for each host that this gateway reaches."""
         return [self._row(one) for _, one in sorted(self._hosts.items())]
 
+    def why_away(self, host: str) -> str:
+        """What keeps one of our hosts from being used, in words; empty for one that can be, or is not ours."""
+        one = self._hosts.get(host)
+        if one is None or self.is_here(host):
+            return ""
+        state = self._state(host)
+        return one.problem or (state.reason if state.state == "down" else "")
+
     def _row(self, one: Reached) -> dict[str, object]:
         state = self._state(one.host)
         scheme = one.url.scheme if one.url is not None else ""

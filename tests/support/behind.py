@@ -59,10 +59,10 @@ class Behind:
 
     # --- boxes ----------------------------------------------------------------------------------------------------
 
-    def start_sshd(self, name: str) -> Sshd:
+    def start_sshd(self, name: str, *options: str) -> Sshd:
         """The box's own sshd, as its administrator set it up: it trusts nobody yet."""
         box = Sshd(
-            self.estate.path / name, SSH_PORT, address=BOXES[name], options=OPTIONS.get(name, ()),
+            self.estate.path / name, SSH_PORT, address=BOXES[name], options=(*OPTIONS.get(name, ()), *options),
             prefix=self.network.prefix(name),
         )  # fmt: skip
         self.boxes[name] = self._stack.enter_context(box)

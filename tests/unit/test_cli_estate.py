@@ -166,7 +166,18 @@ def test_host_list_for_people_and_for_scripts(op: CommandLine) -> None:
     (one,) = op.json("host", "list")
     assert set(one) == {
         *("name", "state", "site", "labels", "serves", "draining", "revoked", "enrolled_at", "enrolled_from"),
-        *("key", "token_expires_at", "instances", "presence", "via", "reach", "host_keys", "login", "crypto"),
+        *(
+            "key",
+            "token_expires_at",
+            "instances",
+            "presence",
+            "why_away",
+            "via",
+            "reach",
+            "host_keys",
+            "login",
+            "crypto",
+        ),
     }
     table = op.ok("host", "list").out.splitlines()
     assert table[0].split() == ["NAME", "STATE", "VIA", "SITE", "LABELS", "SERVES", "INSTANCES"]
