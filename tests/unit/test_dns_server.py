@@ -104,7 +104,7 @@ async def test_c41_a_query_announced_larger_than_the_limit_closes_the_connection
     assert await client.is_closed()
 
 
-@pytest.mark.parametrize("query", [b"", b"\0", QUERY[:2] + b"\x80" + QUERY[3:]])
+@pytest.mark.parametrize("query", [b"", b"\0", QUERY[:2] + b"\x80" + QUERY[3:]], ids=["empty", "a byte", "an answer"])
 async def test_c39_what_is_no_query_closes_the_connection(nursery: trio.Nursery, query: bytes) -> None:
     client = Client(nursery)
     await client.stream.send_all(len(query).to_bytes(2, "big") + query + FRAMED)
