@@ -397,14 +397,17 @@ class DataWorkers:
 
 
 def _takes_away(before: m.Authority, after: m.Authority) -> bool:
-    """Whether a stream that was allowed may not be any more: policy, revocations, or what is said of a host."""
+    """Whether a stream that was allowed may not be any more: policy, revocations, or what is said of a host, a client
+    or a port where clients come in."""
     was, now = before.state, after.state
     return (
         before.allows != after.allows
         or was.policy != now.policy
         or was.revocations != now.revocations
         or any(now.hosts.get(name) != host for name, host in was.hosts.items())
+        or any(now.reaches.get(name) != reach for name, reach in was.reaches.items())
         or any(now.clients.get(name) != client for name, client in was.clients.items())
+        or any(now.publications.get(i) != one for i, one in was.publications.items())
         or was.admissions != now.admissions
     )
 

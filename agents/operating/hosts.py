@@ -27,6 +27,7 @@ from inventory.authority import (
     HostBody,
     InstanceBody,
     InviteBody,
+    PublishBody,
     ReachBody,
     Refusal,
     RevokeBody,
@@ -165,6 +166,8 @@ async def remove_host(operator: Operator, name: str) -> list[Instance]:
         return [
             *(InstanceBody(instance=instance, removed=True) for instance in removed),
             *([ReachBody(reach=reach, removed=True)] if reach is not None else []),
+            # What was published on it must not come up on the next host of that name.
+            *(PublishBody(publication=p, removed=True) for p in state.publications.values() if p.host == name),
             HostBody(host=host, removed=True),
         ]
 

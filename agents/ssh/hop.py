@@ -145,18 +145,18 @@ class SshHop:
 
         options.waiter = loop.create_future()
         failure: BaseException | None = None
+        is_up = False
         try:
             async with asyncio.timeout(limits.SSH_CONNECT_TIMEOUT):
                 await loop.create_connection(new, self.hop.address, self.hop.port)
                 heard = dataclasses.replace(heard, connected=True)
                 await options.waiter
-                return made[0], heard, None
-        except asyncio.CancelledError:
-            raise
+            is_up = True
+            return made[0], heard, None
         except Exception as exc:
             failure = exc
         finally:
-            if failure is not None or not options.waiter.done() or options.waiter.cancelled():
+            if not is_up:  # whatever ended it: a host that is taken away in this very moment, too
                 for connection in made:
                     connection.abort()
         if made:
@@ -211,6 +211,8 @@ class SshHop:
         return wait
 
     def _down(self, why: Why, wait: float) -> None:
+        if self._connection is not None:  # after a bug
+            self._connection.abort()
         self._connection = None
         self._say(
             state="down", reason=why.reason, hint=why.hint, cause=why.cause, next_try=round(wait, 1),

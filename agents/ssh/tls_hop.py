@@ -37,6 +37,8 @@ class TlsHop:
         self._changed = changed
         self._state = HopState(host=hop.host, state="up", reason="dialled for each stream")
         self._streams: set[asyncio.Task[None]] = set()
+        self._is_over = False
+        """The host is not ours any more, or is reached in another way."""
 
     async def run(self) -> None:
         """There is nothing to keep; when this is cancelled its streams end."""
@@ -48,6 +50,7 @@ class TlsHop:
                 await asyncio.sleep(ends or 0)
                 self._cut()  # what was opened under the allowance
         finally:
+            self._is_over = True
             self._cut()
 
     def _cut(self) -> None:
@@ -72,6 +75,8 @@ class TlsHop:
             async with asyncio.timeout(limits.CONNECT_TIMEOUT):
                 tcp = await _dial(endpoint, self.hop)
                 await tls.handshake(tcp)
+            if self._is_over or (allowed and now() >= self.hop.allowed_until):
+                raise Refused(Code.CONNECT_FAILED, f"{self.hop.host} is not reached in this way any more")
         except BaseException as exc:
             if tcp is not None:
                 tcp.close()

@@ -50,6 +50,10 @@ class Offered:
         reach = snapshot.authority.reaches.get(host)
         return parse_reach(reach.url) if reach is not None and reach.gateway == self._gateway else None
 
+    def _way(self, snapshot: Snapshot | None, host: str) -> tuple[str, bool] | None:
+        reach = snapshot.authority.reaches.get(host) if snapshot is not None else None
+        return (reach.url, reach.allow_loopback) if reach is not None and reach.gateway == self._gateway else None
+
     @property
     def is_any_behind(self) -> bool:
         return bool(self._hosts)
@@ -78,7 +82,8 @@ class Offered:
         return reach
 
     def gone(self, snapshot: Snapshot) -> dict[str, str]:
-        """Of the hosts that were behind this gateway, those that are not any more by this snapshot, and why."""
+        """Of the hosts that were behind this gateway, those that are not any more by this snapshot, or not by the same
+        way, and why. Streams by ssh and TLS end with that anyway; what was dialled from here ends by this."""
         found: dict[str, str] = {}
         for name in self._hosts:
             host = snapshot.host(name)
@@ -89,4 +94,6 @@ class Offered:
                 found[name] = f"host {name} is revoked: {revoked}"
             elif host.via != self._gateway:
                 found[name] = f"host {name} is no longer reached by gateway {self._gateway}"
+            elif self._way(self._snapshot, name) != self._way(snapshot, name):
+                found[name] = f"host {name} is reached in another way now"
         return found

@@ -11,6 +11,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -94,6 +95,7 @@ def hop(appliance: Appliance, *allowed: str, until: float | None = None, ca: str
         address="127.0.0.1",
         port=0,
         ca=ca or appliance.ca,
+        allow_loopback=True,
         allowed=allowed,
         allowed_until=ends,
     )
@@ -182,3 +184,24 @@ def test_another_ca_another_name_and_no_tls_each_have_their_words(worker: SshWor
             worker.ask("box", "127.0.0.1:1")
         with pytest.raises(NotOpened, match="did not answer within 5 s"):
             worker.ask("box", other.target)
+
+
+def test_c16_a_host_that_is_taken_away_during_the_handshake_is_not_reached(
+    worker: SshWorkerUnderTest, tmp_path: Path
+) -> None:
+    appliance = Appliance(tmp_path)
+    worker.know(hop(appliance))
+    worker.wait("box", "up")
+    with ThreadPoolExecutor(1) as elsewhere, appliance.listener:
+        asked = elsewhere.submit(worker.ask, "box", appliance.target)
+        sock, _address = appliance.listener.accept()
+        worker.know()
+        assert worker.run("box", "true").reason, "by now it knows"
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(appliance.file)
+        with (
+            sock,
+            context.wrap_socket(sock, server_side=True),
+            pytest.raises(NotOpened, match="not reached in this way"),
+        ):
+            asked.result(10).close()

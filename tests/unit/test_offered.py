@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 
 from agents.workers.dialled import check_address, why_not_dialled
@@ -70,6 +71,11 @@ def test_hosts_that_are_behind_us_no_more_are_named_with_the_reason() -> None:
     assert "no longer reached" in offered.gone(moved)["aix1"]
     without = known.evolved(authority=replace(known.authority, hosts={}))
     assert offered.gone(without)["old1"] == "host old1 was removed"
+    elsewhere = estate(AIX, say.reach("old1", url="tcp://192.0.2.9").reach)
+    assert offered.gone(elsewhere) == {"old1": "host old1 is reached in another way now"}
+    closed = estate(AIX, msgspec.structs.replace(OLD, allow_loopback=True))
+    assert set(offered.gone(closed)) == {"old1"} and set(offered.gone(estate(AIX))) == {"old1"}
+    assert offered.gone(estate(AIX, msgspec.structs.replace(OLD, ca="PEM"))) == {}, "the ssh worker sees to that"
     revoked = say.revoke("aix1")
     cut = known.evolved(authority=replace(known.authority, revoked_identities={revoked.spiffe_id: revoked}))
     assert "revoked" in offered.gone(cut)["aix1"]

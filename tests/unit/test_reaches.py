@@ -11,6 +11,7 @@ from agents import clock
 from agents.estate import Operator, operate
 from agents.knowledge.gateway_keys import own_keys, publish, published_keys
 from agents.operating.bootstrap import init, new_estate
+from agents.operating.clients import publish as publish_service
 from agents.operating.hosts import add_host, invite_host, remove_host, revoke_host, view_host
 from agents.operating.reaches import (
     Recorded,
@@ -26,7 +27,7 @@ from agents.operating.services import add_service
 from bridge.identity.identity_file import load_identity
 from bridge.identity.seal_keys import GatewaySealKey
 from inventory.errors import AnswerIsNo, InputError
-from inventory.model import Host, Instance
+from inventory.model import Host, Instance, Publication
 from inventory.reach import parse_allowance, parse_reach
 from inventory.registries.interface import ANY, Change
 from tests.support.authority import HOST_KEY
@@ -118,8 +119,10 @@ async def test_a_revoked_host_comes_back_by_being_added_again_and_removal_takes_
         await revoke_host(operator, "aix1", "stolen")
         assert (await add(operator, wanted())).lifted
         assert not operator.state.revoked_identities
+        await publish_service(operator, Publication(service="web", host="aix1", port=81))
         await remove_host(operator, "aix1")
         assert not operator.state.hosts and not operator.state.reaches
+        assert not operator.state.publications, "else it would be published on the next host of that name"
 
 
 async def test_services_of_a_host_without_sshd_are_at_its_address(home: Path) -> None:

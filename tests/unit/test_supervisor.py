@@ -28,7 +28,7 @@ from bridge import limits
 from bridge.counters import CounterDeltas
 from inventory.authority import AuthorityState
 from inventory.errors import Unavailable
-from inventory.model import Host
+from inventory.model import Host, Publication, Reach
 
 BEGIN = m.Begin(home="/h", trust_domain="t.internal", role="host", name="vm1", site=None, root_certificate="")
 
@@ -615,9 +615,24 @@ async def test_f10_what_was_asked_and_not_answered_goes_over() -> None:
     os.close(left.channel)
 
 
-@pytest.mark.parametrize("less", [True, False])
+VM1, VM2 = {"vm1": Host(name="vm1")}, {"vm2": Host(name="vm2")}
+PUBLISHED = {"web/gateway:gw1/10.0.0.1:80": Publication(service="web", gateway="gw1", listen="10.0.0.1:80")}
+REACHED = {"vm1": Reach(host="vm1", gateway="gw1", url="tcp://10.0.0.7")}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "less"),
+    [
+        ({"hosts": VM1}, {"hosts": VM2}, True),
+        ({"hosts": VM1}, {"hosts": VM1 | VM2}, False),
+        ({"publications": PUBLISHED}, {}, True),
+        ({}, {"publications": PUBLISHED}, False),
+        ({"reaches": REACHED}, {}, True),
+        ({}, {"reaches": REACHED}, False),
+    ],
+)
 async def test_c31_a_worker_of_another_version_is_ended_when_less_is_allowed(
-    monkeypatch: pytest.MonkeyPatch, less: bool
+    monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], after: dict[str, Any], less: bool
 ) -> None:
     """It cannot be told, so it must not decide any longer."""
     ours, theirs = socket.socketpair()
@@ -629,11 +644,9 @@ async def test_c31_a_worker_of_another_version_is_ended_when_less_is_allowed(
         made = Supervised(1, inherited=(left,))
         nursery.start_soon(made.workers.run)
         await settled()
-        vm1, vm2 = Host(name="vm1"), Host(name="vm2")
-        made.workers.know(m.Authority(state=AuthorityState(number=1, hosts={"vm1": vm1}), allows=()))
-        hosts = {"vm2": vm2} if less else {"vm1": vm1, "vm2": vm2}
+        made.workers.know(m.Authority(state=AuthorityState(number=1, **before), allows=()))
         assert made.workers.streams == made.workers.inherited_streams == 3
-        made.workers.know(m.Authority(state=AuthorityState(number=2, hosts=hosts), allows=()))
+        made.workers.know(m.Authority(state=AuthorityState(number=2, **after), allows=()))
         await settled()
         assert made.ended == ([4711] if less else []) and process.killed is less
         nursery.cancel_scope.cancel()
