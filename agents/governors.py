@@ -81,9 +81,13 @@ class Governors:
                 self._turn(one, now)
             return
         known = worker.slots.get(message.id)
-        found = self._watched.get(known.instance) if known is not None else None
-        if found is None:
+        if known is None:
             return  # it was refused meanwhile
+        if not (isinstance(message, m.SlotUsed) and message.connected):
+            del worker.slots[message.id]
+        found = self._watched.get(known.instance)
+        if found is None:
+            return  # it is left to the next program
         ticket = (worker, message.id)
         if isinstance(message, m.SlotLeft):
             found.governor.ended(ticket, now, rest=message.rest)
@@ -91,8 +95,6 @@ class Governors:
             found.governor.began(ticket, now)
         else:
             found.governor.failed(ticket, now)
-        if not (isinstance(message, m.SlotUsed) and message.connected):
-            del worker.slots[message.id]
         self._turn(found, now)
 
     @asynccontextmanager

@@ -184,6 +184,9 @@ async def test_what_old_workers_have_and_wait_for_goes_over_to_the_next_program(
         before.leaves = True
         before.heard(old, m.SlotLeft(id=1, rest=False))
         before.ask(old, 4, rate=5)
+        other = m.SlotAsked(id=5, instance="db/vm1/x", service="db", caller="host:a", max_streams=1, max_rate=None)
+        before.heard(old, other)
+        before.heard(old, m.SlotLeft(id=5, rest=False))
         assert old.given() == [1, 2] and {n: held.given for n, held in old.slots.items()} == {
             2: True,
             3: False,
