@@ -240,6 +240,15 @@ class DataWorkers:
             sock.close()
         return None
 
+    def hand_on(self, message: m.AdoptForwarded, socks: Sequence[socket.socket]) -> None:
+        """A connection of a program on an agentless host, to the worker that carries the least; closed when workers are
+        behind. Owns the sockets."""
+        if any(worker.is_behind for worker in self):
+            for sock in socks:
+                sock.close()
+        else:
+            self.tell_one(message, socks)
+
     def _load(self, slot: Slot) -> int:
         return slot.given + (self._board.load(slot.row) if slot.worker is not None else 0)
 

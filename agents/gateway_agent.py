@@ -396,7 +396,7 @@ class GatewayAgent(Node):
             self._checks.is_back(host)
 
     def _forwarded(self, message: s.Forwarded, socks: Sequence[socket.socket]) -> None:
-        self.workers.tell_one(m.AdoptForwarded(host=message.host, service=message.service), socks)
+        self.workers.hand_on(m.AdoptForwarded(host=message.host, service=message.service), socks)
 
     def _is_here(self, host: str) -> bool:
         """Whether a host is there by what this gateway knows first-hand."""

@@ -166,6 +166,11 @@ class DataWorkerProcess:
             _close(socks)
         return False
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether so much waits for it that what can be done without is not said."""
+        return self._unsaid > limits.WORKER_BEHIND
+
     def _does_not_read(self) -> None:
         log.error("the data worker does not read what it is told; another one takes its place", pid=self.pid)
         self._hangs()

@@ -21,7 +21,7 @@ Handshake = Literal["ok", "failed", "refused", "timeout"]
 Direction = Literal["in", "out"]
 InstanceState = Literal["passing", "failing", "unknown", "ejected", "draining"]
 
-Closed = Literal["unknown", "not-allowed", "certificate", "timeout"]
+Closed = Literal["unknown", "not-allowed", "certificate", "timeout", "full"]
 """Why a connection to a published port was closed before it was anybody's."""
 
 OTHER = "other"

@@ -88,7 +88,7 @@ class LiveMetrics:
         self._clients_closed = Counter(
             "published_closed",
             "Connections to published ports that were closed before they were anybody's.",
-            closed={"reason": values("unknown", "not-allowed", "certificate", "timeout")},
+            closed={"reason": values("unknown", "not-allowed", "certificate", "timeout", "full")},
         )
         self._connect = Histogram("connect_duration_seconds", "From request to accepted stream.", CONNECT_BOUNDS)
         self._lag = Histogram(

@@ -344,7 +344,7 @@ class DataWorker:
 
     # --- listening ------------------------------------------------------------------------------------------------
 
-    def _may_accept(self) -> bool:
+    def may_accept(self) -> bool:
         waiting = self.inbound.waiting + self.outbound.waiting + self.published.sockets
         return self.streams.descriptors + waiting < self._sockets_max
 
@@ -369,7 +369,7 @@ class DataWorker:
             self._publish()
 
         self._listeners[place] = Listener(
-            self.loop, sock, accepted, self._may_accept, lambda: self._is_ahead(kind), self._step_back
+            self.loop, sock, accepted, self.may_accept, lambda: self._is_ahead(kind), self._step_back
         )
         self._publish()
 

@@ -38,6 +38,9 @@ class PublishedOwner(Protocol):
     name: str
     snapshot: Snapshot
 
+    def may_accept(self) -> bool:
+        """Whether there is room for one connection more."""
+
     def notice(self, event: str, text: str) -> None: ...
 
 
@@ -150,6 +153,8 @@ class Published:
             self._refuse(sock, "unknown")
         elif not self._could(subject, message.service):
             self._refuse(sock, "not-allowed")
+        elif not self._owner.may_accept():  # it waits in no listener's queue
+            self._refuse(sock, "full")
         else:
             self._outbound.client(sock, message.service, subject, Caller(message.host, None, None), None)
 

@@ -750,3 +750,29 @@ async def test_channel_closed_is_what_a_fake_worker_sees_at_the_end() -> None:
         while True:
             await spare.receive()
     spare.close()
+
+
+async def test_c35_a_host_that_connects_without_end_costs_no_worker_its_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "WORKER_BEHIND", 3)
+    async with supervised() as made:
+        await made.started[0].start()
+        await settled()
+        others: list[socket.socket] = []
+        for _ in range(2 * limits.WORKER_BEHIND):
+            sock, other = socket.socketpair()
+            others.append(other)
+            made.workers.hand_on(m.AdoptForwarded(host="aix1", service="web"), (sock, sock.dup()))
+        for other in others:
+            other.setblocking(False)
+        closed = [other for other in others if _has_ended(other)]
+        assert len(closed) == limits.WORKER_BEHIND - 1 and not made.started[0].killed
+        await settled()
+        for other in others:
+            other.close()
+
+
+def _has_ended(sock: socket.socket) -> bool:
+    try:
+        return sock.recv(1) == b""
+    except BlockingIOError:
+        return False

@@ -87,6 +87,10 @@ class Door:
         self.published = Published(fake, tasks, fake, fake, self.tally, self.tls, fake)  # type: ignore[arg-type]
         self.published.know(self.snapshot)
         self.theirs: list[socket.socket] = []
+        self.has_room = True
+
+    def may_accept(self) -> bool:
+        return self.has_room
 
     def settle(self) -> None: ...
 
@@ -209,6 +213,8 @@ async def test_a_program_on_an_ssh_host_is_that_host_and_only_where_it_is_publis
         assert d.counted == {"unknown": 2}
         d.snapshot = estate(rules=RULES[1:])
         assert is_closed(forwarded(FORWARDED)) and d.counted == {"not-allowed": 1}
+        d.snapshot, d.has_room = estate(), False
+        assert is_closed(forwarded(FORWARDED)) and d.counted == {"full": 1} and len(d.taken) == 1
 
 
 async def test_who_would_not_be_taken_now_is_cut() -> None:
