@@ -375,8 +375,8 @@ WORKER_SEND_TIMEOUT = 10.0
 WORKER_OUTBOX_MAX = 10000
 """Messages that wait for one worker; it hangs as well when there are more."""
 WORKER_BEHIND = 500
-"""Messages that wait for a worker; with more it is handed no connections of programs on agentless hosts, who may make as
-many as they like: each has two descriptors, and a full outbox costs the worker its life."""
+"""Messages that wait for a worker; with more it is handed no connections of programs on agentless hosts, who may
+make as many as they like: each has two descriptors, and a full outbox costs the worker its life."""
 WORKER_SETTLED = 2.0
 """A worker that served for so long is replaced at once when it dies; one that dies sooner makes the next one wait."""
 SHARE_LEAD = 2
