@@ -19,6 +19,7 @@ from agents.knowledge.known import Known
 from agents.knowledge.placement import PlacementFile
 from bridge.policy.decide import Permit, Subject, decide
 from inventory.authority import (
+    AdmissionBody,
     AuthorityState,
     Body,
     ClientBody,
@@ -26,6 +27,7 @@ from inventory.authority import (
     HostBody,
     ImportBody,
     InstanceBody,
+    PublishBody,
     ReachBody,
     RevokeBody,
     SignedEntry,
@@ -36,7 +38,7 @@ from inventory.authority import (
 from inventory.authority.entries import Entry
 from inventory.health import HealthByHost
 from inventory.imports import instance_of, place_of
-from inventory.model import Client, Health, Host, Import, Instance, Presence
+from inventory.model import Admission, Client, Health, Host, Import, Instance, Presence, Publication
 from inventory.model import Gateway as GatewayEntry
 from inventory.policy_document import PolicyDocument, PolicySlicer, build, verify_document
 from inventory.snapshot import Snapshot, Touched
@@ -141,6 +143,11 @@ class Gateway:
         somewhere = [name for name in hosts if self._rng.random() < 0.2]  # told to nobody (see `check_affair`)
         bodies += [reach(name, self._rng.choice(["gw1", "gw2"])) for name in somewhere]
         bodies += [ReachBody(reach=one, removed=True) for name, one in state.reaches.items() if name not in hosts]
+        bodies += [
+            AdmissionBody(admission=Admission(client=name, sources=(f"10.{len(state.numbers)}.0.0/16",)))
+            for name in clients
+        ]
+        bodies += [PublishBody(publication=Publication(service="a", host=name, port=81)) for name in somewhere]
         bodies += self._revocations(goal)
         self._rng.shuffle(bodies)
         if new_policy is None:
