@@ -10,6 +10,7 @@ import contextlib
 import gc
 import random
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -52,7 +53,7 @@ from agents.registry_care import keep_tidy
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers import ssh_messages as s
-from bridge import limits
+from bridge import limits, logs
 from bridge.bugs import tell_bug
 from bridge.flows import Flow
 from bridge.identity.issuer import read_csr
@@ -576,6 +577,7 @@ async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:
     Raises:
         MeshError: the home cannot be used, or the port cannot be bound.
     """
+    logs.configure(now=clock.now, monotonic=time.monotonic)  # before the ledger, which has something to say
     config = load_config(home)
     if config.role != "gateway":
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} agent run")

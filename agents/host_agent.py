@@ -7,6 +7,7 @@ beside it. Both are on disk, so it starts and serves with every gateway away.
 from __future__ import annotations
 
 import socket
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
 from agents.workers.placement import Placed
-from bridge import limits
+from bridge import limits, logs
 from bridge.bugs import tell_bug
 from bridge.dns.hosts_file import with_block, without_block
 from bridge.dns.hosts_file_edit import edit as edit_hosts_file
@@ -464,6 +465,7 @@ async def run(
     Raises:
         MeshError: the home cannot be used, or a port cannot be bound.
     """
+    logs.configure(now=clock.now, monotonic=time.monotonic)
     config = load_config(home)
     if config.role != "host":
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} gateway run")

@@ -11,7 +11,6 @@ import os
 import random
 import resource
 import socket
-import time
 from collections.abc import Awaitable, Iterable
 from functools import partial
 from importlib.metadata import version
@@ -34,7 +33,7 @@ from agents.outage_budget import OutageBudget, end_of
 from agents.stream_questions import StreamQuestions
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
-from bridge import limits, logs
+from bridge import limits
 from bridge.bugs import take_bugs, tell_bug
 from bridge.delays import Delays
 from bridge.errors import clock as clock_words
@@ -221,7 +220,6 @@ class Node:
 
     async def run(self) -> int:
         """Serve until told to end; the exit code: 0, or 1 when the drain deadline cut streams."""
-        logs.configure(now=clock.now, monotonic=time.monotonic)
         raise_descriptor_limit()
         handover.outlive_signals()
         code = 0

@@ -172,7 +172,7 @@ def show(app: App, name: str) -> None:
 def drain(app: App, name: str, deadline: float, reason: str) -> int:
     """Take the host NAME out of service: no new streams, live ones may end until the deadline, then are cut.
 
-    Exit code 0 only if none had to be cut.
+    Exit code 0 only if none had to be cut. `host resume` puts it back.
     """
     from agents.operating.draining import drain_and_wait
     from inventory.names import parse_host

@@ -40,7 +40,7 @@ def _failed(verb: str, path: Path, exc: OSError, *, size: int = 0) -> Unavailabl
     elif exc.errno in (errno.EACCES, errno.EPERM):
         hint = f"run as the owner of {path.parent}, or chmod u+rwx {path.parent}"
     elif exc.errno == errno.ENOENT:
-        hint = "is this the right --home?"
+        hint = "is the path right, and is this the right --home?"
     elif exc.errno == errno.ELOOP:
         hint = "it is a symbolic link; put the file itself there"
     return Unavailable(f"cannot {verb} it: {exc.strerror}", where=str(path), hint=hint)

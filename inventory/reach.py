@@ -76,6 +76,8 @@ def parse_reach(text: str) -> ReachUrl:
         return _parse_ssh(text, rest)
     if "@" in rest:
         raise InputError(f"{shown(text)}: only ssh:// has a user", hint=_HINT)
+    if re.search(r"(?:^[^:]*|\]):[0-9]+$", rest):
+        raise InputError(f"{shown(text)}: only ssh:// has a port", hint="a service on the host has one in its --target")
     return ReachUrl(scheme, _address(text, rest, f"{rest}:{_ANY_PORT}"))
 
 

@@ -17,6 +17,8 @@ from inventory.model import Admission, Client, Publication
 from inventory.names import shown
 from inventory.reach import parse_reach
 
+_AS_PEM = "give a certificate as PEM: it begins with -----BEGIN CERTIFICATE-----"
+
 
 def known_client(state: AuthorityState, name: str) -> Client:
     """Raises AnswerIsNo when there is no such client."""
@@ -29,7 +31,7 @@ def known_client(state: AuthorityState, name: str) -> Client:
 def read_certificates(pem: str, where: str) -> dict[str, str]:
     """The certificates in a PEM file, by the hash of their public keys. Raises InputError: it holds none."""
     found = {}
-    for certificate in parse_certificates(pem, where=where):
+    for certificate in parse_certificates(pem, where=where, hint=_AS_PEM):
         try:
             key = certificate.public_key()
         except Exception:  # whatever a foreign file makes of the parser

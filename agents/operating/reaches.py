@@ -36,6 +36,7 @@ from inventory.policy_rules import parse_until
 from inventory.reach import ReachUrl, parse_reach, why_leads_back, why_target_refused
 
 _CA = "?ca="
+_AS_PEM = "give a certificate as PEM: it begins with -----BEGIN CERTIFICATE-----"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,10 +77,9 @@ def read_ca(path: Path) -> str:
     """The certificates in a file, as PEM and nothing else. Raises MeshError."""
     try:
         text = read_file(path.resolve(), HOST_KEY_FILE_MAX).decode("ascii")
-        return "".join(map(certificates.to_pem, certificates.parse_certificates(text, where=str(path))))
+        return "".join(map(certificates.to_pem, certificates.parse_certificates(text, where=str(path), hint=_AS_PEM)))
     except UnicodeDecodeError:
-        hint = "give the certificate authority's certificate"
-        raise InputError("it is not PEM", where=str(path), hint=hint) from None
+        raise InputError("it is not PEM", where=str(path), hint=_AS_PEM) from None
 
 
 def read_host_keys(path: Path, url: ReachUrl, profiles: Collection[str] = ()) -> tuple[str, ...]:

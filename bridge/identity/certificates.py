@@ -87,7 +87,7 @@ def parse_private_key(pem: str, *, where: str = "") -> PrivateKey:
     return key
 
 
-def parse_certificates(pem: str, *, where: str = "") -> list[x509.Certificate]:
+def parse_certificates(pem: str, *, where: str = "", hint: str = _RESTORE) -> list[x509.Certificate]:
     """All certificates in `pem`, in order; at least one and at most CHAIN_MAX.
 
     Raises:
@@ -96,7 +96,7 @@ def parse_certificates(pem: str, *, where: str = "") -> list[x509.Certificate]:
     try:
         found = x509.load_pem_x509_certificates(pem.encode())
     except ValueError:
-        raise InputError("no certificate could be read", where=where, hint=_RESTORE if where else "") from None
+        raise InputError("no certificate could be read", where=where, hint=hint if where else "") from None
     if len(found) > limits.CHAIN_MAX:
         raise InputError(f"{len(found)} certificates, at most {limits.CHAIN_MAX} are allowed", where=where)
     return found

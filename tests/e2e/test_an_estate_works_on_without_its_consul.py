@@ -5,6 +5,7 @@ vm2 ── gateway ── vm1        Consul: stopped, then started again on its 
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Iterator
@@ -71,6 +72,9 @@ def test_f13_f14_what_worked_goes_on_and_restarts_without_consul(estate: Estate,
         took = time.monotonic() - began
         print(f"gateway ready {took:.2f} s after its start, without Consul")
         assert took < READY_WITHIN
+        said = estate.nodes[OPERATOR].stderr.tail(10_000).splitlines()
+        alone = next(line for line in said if "started without the registry" in line)
+        assert json.loads(alone)["level"] == "error", "a line of the log like any other"
         wait_connected(estate, SERVER, CLIENT)
         works(pair)
         assert AWAY in registry_warning(estate)

@@ -231,5 +231,6 @@ def test_certificates_are_known_by_their_keys() -> None:
     key = generate_key()
     pem = to_pem(create_root(key, "t.internal", now=NOON))
     assert operating.read_certificates(pem + pem, "file") == {key_hash(key.public_key()): pem}
-    with pytest.raises(InputError):
+    with pytest.raises(InputError) as caught:
         operating.read_certificates("nothing", "file")
+    assert "PEM" in caught.value.hint, "what is wanted; there is nothing to put back from a backup"

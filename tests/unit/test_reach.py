@@ -49,6 +49,13 @@ def test_what_is_no_url_is_refused_with_its_form(text: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("url", ["tcp://192.0.2.1:23", "tls://box.example:443", "tcp://[2001:db8::1]:23"])
+def test_a_port_in_a_url_without_ssh_is_refused_with_the_place_where_it_belongs(url: str) -> None:
+    with pytest.raises(InputError, match="only ssh:// has a port") as caught:
+        parse_reach(url)
+    assert "--target" in caught.value.hint
+
+
 def test_a_password_in_a_url_is_refused_and_not_quoted() -> None:
     with pytest.raises(InputError, match="holds no password") as caught:
         parse_reach("ssh://bridge:hunter2@192.0.2.7")
