@@ -93,7 +93,7 @@ def _write_all(fd: int, content: bytes) -> None:
         view = view[os.write(fd, view) :]
 
 
-def _replace(path: Path, content: bytes, mode: int) -> None:
+def _replace(path: Path, content: bytes, mode: int, *, keep: bool = False) -> None:
     with _directory(path.parent) as directory:
         temporary = f".{path.name}.{secrets.token_hex(8)}.tmp"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -104,7 +104,12 @@ def _replace(path: Path, content: bytes, mode: int) -> None:
                 os.fsync(fd)
             finally:
                 os.close(fd)
-            os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+            if keep:
+                with contextlib.suppress(FileExistsError):
+                    os.link(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
+                os.unlink(temporary, dir_fd=directory)
+            else:
+                os.rename(temporary, path.name, src_dir_fd=directory, dst_dir_fd=directory)
             os.fsync(directory)
         except BaseException as exc:
             with contextlib.suppress(OSError):
@@ -122,6 +127,11 @@ def write_secret(path: Path, content: bytes) -> None:
         Unavailable: disk full, read-only and the like. The old file is intact.
     """
     _replace(path, content, 0o600)
+
+
+def write_new_secret(path: Path, content: bytes) -> None:
+    """As `write_secret`, but whoever made one meanwhile was first, and theirs stays."""
+    _replace(path, content, 0o600, keep=True)
 
 
 def write_file(path: Path, content: bytes) -> None:

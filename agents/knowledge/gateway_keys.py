@@ -27,7 +27,7 @@ from bridge.identity.ssh_ca import SshCa
 from bridge.identity.verify import PeerChain, verify_peer
 from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, InputError
-from inventory.home import read_secret, write_secret
+from inventory.home import read_secret, write_new_secret
 from inventory.names import Role, SpiffeId
 from inventory.registries.interface import ANY, Change, Registry
 from inventory.strict_json import decode
@@ -62,7 +62,7 @@ def seal_key_of(home: Path) -> GatewaySealKey:
     """This gateway's; made when there is none. Raises MeshError: it cannot be read, written or understood."""
     path = home / SEAL_KEY
     if not path.exists():
-        write_secret(path, GatewaySealKey.generate().to_bytes())
+        write_new_secret(path, GatewaySealKey.generate().to_bytes())
     try:
         return GatewaySealKey.from_bytes(read_secret(path))
     except InputError as exc:
@@ -73,7 +73,7 @@ def ssh_ca_of(home: Path) -> SshCa:
     """As `seal_key_of`."""
     path = home / SSH_CA_KEY
     if not path.exists():
-        write_secret(path, SshCa.generate().to_bytes())
+        write_new_secret(path, SshCa.generate().to_bytes())
     try:
         return SshCa.from_bytes(read_secret(path))
     except InputError as exc:

@@ -187,3 +187,14 @@ async def test_a_gateways_keys_count_only_by_its_own_word(home: Path) -> None:
             await published_keys(registry, state, "gw2", now=now)
         with pytest.raises(InputError, match="expired"):
             await published_keys(registry, state, "gw1", now=now + 10 * 86400)
+
+
+def test_who_makes_a_gateways_keys_at_the_same_time_gets_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gateway that starts, and the operator's command in its home: what one seals the other must open."""
+    tmp_path.chmod(0o700)
+    first = own_keys(tmp_path, "t.internal", "gw1")
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    assert own_keys(tmp_path, "t.internal", "gw1") == first
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["seal.key", "ssh_ca.key"]
