@@ -75,7 +75,7 @@ def server_host(way: str) -> str:
 
 def flows_of(behind: Behind, way: str, service: str) -> list[dict[str, Any]]:
     """Where they are decided: the caller's agent, or the gateway for whom it speaks."""
-    return [f for f in behind.town.flows("vm1", service) if f["subject"] == SUBJECTS[way] and f["result"] == "ok"]
+    return [f for f in behind.town.flows("vm1", service) if f["subject"] == SUBJECTS[way] and f["result"] != "refused"]
 
 
 def terminal(behind: Behind, program: Program, at: str, address: tuple[str, int]) -> str:
@@ -118,7 +118,8 @@ def test_a_terminal_completes_sessions_with_a_console(
 
 
 def whole(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those of both sessions, of which each carried a screen one way and keys the other; else none."""
+    """Those of both sessions, of which each carried a screen one way and keys the other; else none.
+    How they ended is the console's affair: one that has not read the last key when the terminal leaves resets."""
     found = [record for record in records if record["bytes_out"] > 500 and record["bytes_in"] > 40]
     return found if len(found) >= 2 else []
 
@@ -136,7 +137,10 @@ def test_an_ftp_control_connection_is_used_from_greeting_to_goodbye(
             said = eventually(partial(ftp, address), what="a session", timeout=20)
         assert said[0].startswith("220") and said[-1].startswith("221"), said
         assert any(line.startswith("230") for line in said), said
-    assert eventually(lambda: flows_of(behind, way, service), what="its flow record")
+    done = eventually(
+        lambda: [f for f in flows_of(behind, way, service) if f["result"] == "ok"], what="its flow record"
+    )
+    assert done[0]["bytes_in"] > 0 and done[0]["bytes_out"] > 0
 
 
 def ftp(address: tuple[str, int]) -> list[str]:
