@@ -58,8 +58,8 @@ class Callers:
     def __init__(self, at: tuple[str, int], right: set[str], *, clients: int = 4) -> None:
         self.right = right
         self.answers: Counter[str] = Counter()
-        self.answered_at: list[float] = []
-        """When the questions of which the answers came were asked."""
+        self.answered_at: list[tuple[float, float]] = []
+        """Of each question that was answered: when it was asked, and when the answer was whole."""
         self.failed: Counter[str] = Counter()
         self.wrong: list[str] = []
         self._at = at
@@ -93,7 +93,7 @@ class Callers:
             if got != f"{name} {question}\n".encode() * LINES:
                 self.wrong.append(f"{question}: a whole answer of {len(got)} bytes ends with {got[-60:]!r}")
             self.answers[name] += 1
-            self.answered_at.append(began)
+            self.answered_at.append((began, time.monotonic()))
 
     def _look_at_some(self, got: bytes, question: str) -> str:
         """Even what is cut short must be the right host's and of this question."""
@@ -104,9 +104,9 @@ class Callers:
         return name
 
     def first_after(self, moment: float) -> float | None:
-        """When the first question after a moment was asked that got its answer."""
+        """When the first whole answer came to a question that was asked after a moment."""
         with self._lock:
-            return min((at for at in self.answered_at if at >= moment), default=None)
+            return min((came for asked, came in self.answered_at if asked >= moment), default=None)
 
     def __enter__(self) -> Callers:
         for thread in self._threads:
@@ -220,7 +220,7 @@ def test_f41_a_box_is_back_within_5_s_and_nobody_gets_a_wrong_answer(
         behind.wait("aix1", "online")
     took = back - ended
     for some in callers:
-        during = [at for at in some.answered_at if began <= at < ended + took]
+        during = [asked for asked, _ in some.answered_at if began <= asked < back]
         print(f"{cause}: {dict(some.answers)}, {len(during)} of them meanwhile; no answer: {dict(some.failed)}")
         assert not some.wrong, some.wrong[:3]
     print(f"{cause}: back {took:.2f} s after its end")
