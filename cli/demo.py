@@ -22,9 +22,11 @@ import click
 import trio
 
 from cli.demo_services import EBCDIC, NEWLINE
+from inventory.errors import Unavailable
 
 HOSTS = {"lpar7": "127.101.0.0/16", "vm1": "127.102.0.0/16", "web": "127.103.0.0/16"}
 DNS = {"lpar7": "127.101.0.1", "vm1": "127.102.0.1", "web": "127.103.0.1"}
+_DNS_PORT = 5300
 _STEP_TIMEOUT = 20.0
 _READY_TIMEOUT = 15.0
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -137,7 +139,7 @@ class Demo:
         with trio.move_on_after(_STEP_TIMEOUT):
             while True:
                 with contextlib.suppress(OSError, dns.exception.DNSException):
-                    answer = await dns.asyncquery.udp(question, DNS[host], port=5300, timeout=2)
+                    answer = await dns.asyncquery.udp(question, DNS[host], port=_DNS_PORT, timeout=2)
                     for rrset in answer.answer:
                         if rrset.rdtype == dns.rdatatype.A:
                             return str(rrset[0])
@@ -396,6 +398,19 @@ STEPS: tuple[Callable[[Demo], Awaitable[str]], ...] = (
 )
 
 
+def check_addresses() -> None:
+    """Raises Unavailable: somebody has the addresses of the demo, most likely another demo."""
+    for address in DNS.values():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            try:
+                sock.bind((address, _DNS_PORT))
+            except OSError as exc:
+                raise Unavailable(
+                    f"the demo cannot listen on {address}:{_DNS_PORT}: {exc.strerror}",
+                    hint="end the demo that runs here already (`meshbridge demo --keep` says how), or whatever has it",
+                ) from None
+
+
 def free_port() -> int:
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
@@ -467,7 +482,7 @@ def say_how_to_play(demo: Demo) -> None:
         f"{program} --home {d}/op policy explain host:web ledger",
         f"{program} --home {d}/op flows",
         f"curl http://$({program} --home {d}/vm1 resolve shop):8081/",
-        f"dig @{DNS['vm1']} -p 5300 shop.bridge.internal",
+        f"dig @{DNS['vm1']} -p {_DNS_PORT} shop.bridge.internal",
     ):
         click.echo(f"  {line}")
     pids = " ".join(str(p.pid) for p in demo.processes.values() if p.poll() is None)
@@ -476,8 +491,8 @@ def say_how_to_play(demo: Demo) -> None:
 
 @click.command(epilog="Example: meshbridge demo --keep")
 @click.option("--keep", is_flag=True, help="Leave everything running, and print the commands to play with it.")
-def demo(keep: bool) -> None:
+def demo(keep: bool) -> int:
     """Show the whole thing on this machine, with real processes and traffic, in under a minute."""
     os.umask(0o077)
-    if not trio.run(run, keep):
-        sys.exit(1)
+    check_addresses()
+    return 0 if trio.run(run, keep) else 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import tempfile
 from pathlib import Path
@@ -34,6 +35,7 @@ def test_a_demo_that_is_told_to_end_leaves_nothing(
         """Without a handler of the demo's own this test run must not end."""
 
     monkeypatch.setattr(demo, "STEPS", (told_in_the_middle,))
+    monkeypatch.setattr(demo, "_DNS_PORT", 0)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     before = signal.signal(number, ignored)
     try:
@@ -59,3 +61,26 @@ def test_a_demo_under_nohup_outlives_its_terminal(tmp_path: Path, monkeypatch: p
     finally:
         signal.signal(signal.SIGHUP, before)
     assert "went on" in done.out
+
+
+def test_a_demo_in_which_a_step_failed_ends_with_1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def failing(made: demo.Demo) -> str:
+        raise demo.StepFailed("it did not")
+
+    monkeypatch.setattr(demo, "STEPS", (failing,))
+    monkeypatch.setattr(demo, "_DNS_PORT", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    done = CommandLine(tmp_path / "home")("demo")
+    assert (done.code, done.out) == (1, "FAIL  failing: it did not\n")
+
+
+def test_a_second_demo_says_that_there_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def begun(made: demo.Demo) -> str:
+        raise AssertionError
+
+    monkeypatch.setattr(demo, "STEPS", (begun,))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+        other.bind((demo.DNS["lpar7"], 0))
+        monkeypatch.setattr(demo, "_DNS_PORT", other.getsockname()[1])
+        said = CommandLine(tmp_path / "home").refused(69, "demo")
+    assert f"the demo cannot listen on {demo.DNS['lpar7']}:" in said and "end the demo that runs here already" in said
