@@ -8,7 +8,7 @@ import click
 
 from cli.app import App, pass_app, run, words
 from cli.output import moment, print_fields, print_json, print_table
-from cli.reach_options import reach_options, record_agentless
+from cli.reach_options import reach_options, record_agentless, refuse_halves
 from cli.tokens import ttl_option
 from cli.values import LABEL, SERVICE, SITE, duration, labels_of
 
@@ -57,23 +57,33 @@ def add(
     else. What is given replaces what was: one --label, all its labels; one --serve, all its services.
 
     With --reach and --via no agent runs on it: that gateway reaches it, over ssh, TCP or TLS, and there is no token.
+    Later changes of such a host need neither.
     """
     from agents.estate import operate
     from agents.operating.hosts import FIELDS, add_host, new_host
+    from inventory.model import Reach
     from inventory.names import parse_host
 
     record = new_host(parse_host(name), labels=labels_of(labels), site=site, serves=serves)
     given = {"labels": labels, "site": site, "serves": serves}
     named = FIELDS if replace else [field for field in FIELDS if given[field]]
-    if any(reach.values()):
+    if reach["reach"] is not None and reach["via"] is not None:
         record_agentless(app, record, named, anew=replace, **reach)
         return
 
-    async def work() -> Invitation:
+    async def work() -> Invitation | Reach:
         async with operate(app.home) as operator:
+            known = operator.state.reaches.get(record.name)
+            if known is not None:
+                return known
+            refuse_halves(**reach)
             return await add_host(operator, record, ttl=ttl, named=named)
 
     invitation = run(work)
+    if isinstance(invitation, Reach):
+        as_it_is = {**reach, "reach": reach["reach"] or invitation.url, "via": reach["via"] or invitation.gateway}
+        record_agentless(app, record, named, anew=replace, **as_it_is)
+        return
     if invitation.changes:
         words(f"{invitation.name} was on record: {'; '.join(invitation.changes)}")
     _print_token(app, invitation)

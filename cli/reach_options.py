@@ -37,14 +37,21 @@ def reach_options(command: F) -> F:
     return command
 
 
+def refuse_halves(reach: str | None, via: str | None, **others: object) -> None:
+    """For a host that is not on record as one without an agent. Raises click.UsageError."""
+    if reach is not None or via is not None or any(others.values()):
+        given = "--reach" if reach is not None else "--via" if via is not None else "an option of a host without agent"
+        raise click.UsageError(f"{given} needs both: --reach URL --via GATEWAY")
+
+
 def record_agentless(
     app: App,
     record: Host,
     named: Collection[str],
     *,
     anew: bool,
-    reach: str | None,
-    via: str | None,
+    reach: str,
+    via: str,
     host_key: Path | None,
     key: Path | None,
     allow_loopback: bool,
@@ -56,9 +63,6 @@ def record_agentless(
     from agents.estate import operate
     from agents.operating.reaches import Wanted, add_agentless, parse_given, read_ca, read_host_keys, read_private_key
 
-    if reach is None or via is None:
-        given = "--reach" if reach is not None else "--via" if via is not None else "an option of a host without agent"
-        raise click.UsageError(f"{given} needs both: --reach URL --via GATEWAY")
     with option_value("--reach"):
         url, ca = parse_given(reach)
     wanted = Wanted(

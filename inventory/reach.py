@@ -169,13 +169,21 @@ def why_leads_back(reach: Reach, gateway: Gateway) -> str | None:
     return why_refused(place, reach.allow_loopback or url.scheme == "ssh")
 
 
-def why_target_refused(reach: Reach, target: str) -> str | None:
-    """Why this is no target of an instance on the host; None when it is one."""
+def why_target_refused(reach: Reach, target: str, gateway: Gateway | None) -> str | None:
+    """Why this is no target of an instance on the host that the gateway reaches; None when it is one.
+
+    The gateway's own port never is, `allow_loopback` or not: there a service would lead into the bridge again.
+    """
     url = parse_reach(reach.url)
     if url.scheme == "ssh":
-        return None
-    address = parse_endpoint(target).host
-    return None if address == url.address else f"a host reached by {url.scheme}:// has its targets at {url.address}"
+        return None  # it is dialled from the host
+    endpoint = parse_endpoint(target)
+    if endpoint.host != url.address:
+        return f"a host reached by {url.scheme}:// has its targets at {url.address}"
+    own = parse_endpoint(gateway.address) if gateway is not None else None
+    if own is not None and endpoint.port == own.port and (endpoint.host == own.host or endpoint.is_loopback):
+        return f"{endpoint} is the port of the gateway itself"
+    return None
 
 
 def _is_name(address: str) -> bool:

@@ -182,7 +182,8 @@ def _reach(before: Reach | None, host: str, wanted: Wanted, sealed: str | None) 
 def _misplaced(state: AuthorityState, reach: Reach) -> str | None:
     """Why services that are on the host already could not be reached; None when all can."""
     mine = (i for i in state.instances.values() if i.host == reach.host)
-    whys = ((i, why_target_refused(reach, i.target)) for i in mine)
+    gateway = state.gateways.get(reach.gateway)
+    whys = ((i, why_target_refused(reach, i.target, gateway)) for i in mine)
     return next((f"{i.id} is on it: {why}" for i, why in whys if why is not None), None)
 
 

@@ -158,7 +158,8 @@ async def add_service(operator: Operator, instance: Instance) -> Placed:
     def decide(state: AuthorityState) -> list[Body]:
         known_host(state, instance.host)
         reach = state.reaches.get(instance.host)
-        why = why_target_refused(reach, instance.target) if reach is not None else None
+        gateway = state.gateways.get(reach.gateway) if reach is not None else None
+        why = why_target_refused(reach, instance.target, gateway) if reach is not None else None
         if why is not None:
             raise InputError(f"{instance.target} cannot be reached: {why}", where="--target")
         if state.hosts[instance.host].via is not None and isinstance(spec.probe, ExecProbe):

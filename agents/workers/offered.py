@@ -76,7 +76,7 @@ class Offered:
         reach, gateway = authority.reaches.get(instance.host), authority.gateways.get(self._gateway)
         if instance.host not in self._urls or reach is None or gateway is None:
             raise Unavailable(f"nobody has signed how gateway {self._gateway} reaches {instance.host}")
-        why = why_leads_back(reach, gateway) or why_target_refused(reach, instance.target)
+        why = why_leads_back(reach, gateway) or why_target_refused(reach, instance.target, gateway)
         if why is not None:
             raise Unavailable(f"{instance.host} is not dialled: {why}")
         return reach

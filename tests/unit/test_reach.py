@@ -90,9 +90,18 @@ def test_what_does_not_lead_back_is_dialled(url: str, fields: dict[str, object])
 
 def test_targets_of_a_host_without_sshd_are_at_its_address() -> None:
     tcp = say.reach(url="tcp://192.0.2.7").reach
-    assert why_target_refused(tcp, "192.0.2.7:23") is None
-    assert "192.0.2.7" in (why_target_refused(tcp, "192.0.2.8:23") or "")
-    assert why_target_refused(say.reach().reach, "127.0.0.1:50000") is None
+    assert why_target_refused(tcp, "192.0.2.7:23", GATEWAY) is None
+    assert "192.0.2.7" in (why_target_refused(tcp, "192.0.2.8:23", GATEWAY) or "")
+    assert why_target_refused(say.reach().reach, "127.0.0.1:50000", GATEWAY) is None
+
+
+@pytest.mark.parametrize("target", ["127.0.0.1:7443", "127.9.9.9:7443"])
+def test_c38_the_port_of_the_gateway_is_no_target_whatever_is_allowed(target: str) -> None:
+    own = say.reach(url=f"tcp://{target.partition(':')[0]}", allow_loopback=True).reach
+    assert "the gateway itself" in (why_target_refused(own, target, GATEWAY) or "")
+    assert why_target_refused(own, target.replace("7443", "7444"), GATEWAY) is None
+    signed = say.reach(url="tcp://192.0.2.1", allow_loopback=True).reach
+    assert "the gateway itself" in (why_target_refused(signed, "192.0.2.1:7443", GATEWAY) or "")
 
 
 def test_an_allowance_names_profiles_an_owner_and_an_end() -> None:
