@@ -51,8 +51,9 @@ class Watched:
         if self.error:
             return f"{about}: {self.error}; what it said last stays in force"
         if self.refused:
+            used = "not every" if any(i.draining is None for i in self.instances) else "no"
             more = f" (and {len(self.refused) - 1} other reasons)" if len(self.refused) > 1 else ""
-            return f"{about}: not every instance is used: {self.refused[0]}{more}"
+            return f"{about}: {used} instance is used: {self.refused[0]}{more}"
         if self.is_answered and not any(i.draining is None for i in self.instances):
             return f"{about}: Consul lists no passing instance"
         return ""

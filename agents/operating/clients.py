@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from agents.estate import Operator
 from agents.operating.hosts import known_host
 from bridge.identity.certificates import key_hash, parse_certificates, to_pem
+from bridge.identity.contexts import is_usable
 from inventory.authority import AdmissionBody, AuthorityState, Body, ClientBody, PublishBody
 from inventory.clients import overlapping
 from inventory.endpoints import parse_endpoint
@@ -36,7 +37,10 @@ def read_certificates(pem: str, where: str) -> dict[str, str]:
             key = certificate.public_key()
         except Exception:  # whatever a foreign file makes of the parser
             raise InputError("the certificate has a key that cannot be read", where=where) from None
-        found[key_hash(key)] = to_pem(certificate)  # type: ignore[arg-type]
+        text = to_pem(certificate)
+        if not is_usable(text):
+            raise InputError("the certificate cannot be used for TLS", where=where)
+        found[key_hash(key)] = text  # type: ignore[arg-type]
     return found
 
 

@@ -111,21 +111,32 @@ def consul_client(ca_file: str | None) -> ssl.SSLContext:
 
 def clients_server(identity_path: Path, certificates: Iterable[str]) -> ssl.SSLContext:
     """For clients that know nothing of us and show one of these certificates (PEM), each of which stands for itself:
-    whatever it issued counts for nothing, so that what was pinned is one key and not a CA.
+    whatever it issued counts for nothing, so that what was pinned is one key and not a CA. One that cannot be used lets
+    nobody in, and keeps nobody else out.
 
     Raises:
-        InputError: the identity or a certificate cannot be used.
+        InputError: the identity cannot be used.
     """
     context = _server()
     _show(context, identity_path)
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags = ssl.VerifyFlags(context.verify_flags | ssl.VERIFY_X509_PARTIAL_CHAIN)
     for certificate in certificates:
-        try:
-            context.load_verify_locations(cadata=certificate)
-        except (ValueError, ssl.SSLError):
-            raise InputError("a client's certificate cannot be used") from None
+        _trust(context, certificate)
     return context
+
+
+def is_usable(certificate: str) -> bool:
+    """Whether OpenSSL can do anything with this certificate (PEM)."""
+    return _trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate)
+
+
+def _trust(context: ssl.SSLContext, certificate: str) -> bool:
+    try:
+        context.load_verify_locations(cadata=certificate)
+    except (ValueError, ssl.SSLError):
+        return False
+    return True
 
 
 def last_hop_client(ca_pem: str | None, profiles: Collection[str]) -> ssl.SSLContext:
