@@ -9,15 +9,14 @@ import array
 import asyncio
 import os
 import socket
-import struct
 from collections import deque
 from collections.abc import Sequence
 
 import msgspec
 
+from agents.workers.framing import LENGTH, descriptors_in, take_body
 from agents.workers.ssh_messages import FromSshWorker, ToSshWorker
 
-_LENGTH = struct.Struct(">I")
 _READ = 256 * 1024
 _MAX_FDS = 16
 
@@ -42,7 +41,7 @@ class Link:
     async def send(self, message: FromSshWorker, socks: Sequence[socket.socket] = ()) -> None:
         """Send a message, and the descriptors that belong to it; owns those. Raises LinkClosed."""
         body = self._encode(message)
-        data = memoryview(_LENGTH.pack(len(body)) + body)
+        data = memoryview(LENGTH.pack(len(body)) + body)
         try:
             async with self._sending:
                 if socks:
@@ -97,25 +96,17 @@ class Link:
             return
         except OSError:
             raise LinkClosed from None
-        came = array.array("i")
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                came.frombytes(payload[: len(payload) - len(payload) % came.itemsize])
+        came = descriptors_in(ancillary)
         if came:
-            self._fds.append(list(came))
+            self._fds.append(came)
         if not data:
             raise LinkClosed
         self._buffer += data
 
     def _next(self) -> ToSshWorker | None:
-        if len(self._buffer) < _LENGTH.size:
+        body = take_body(self._buffer)
+        if body is None:
             return None
-        (size,) = _LENGTH.unpack_from(self._buffer)
-        end = _LENGTH.size + size
-        if len(self._buffer) < end:
-            return None
-        body = bytes(self._buffer[_LENGTH.size : end])
-        del self._buffer[:end]
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, ValueError):

@@ -12,7 +12,6 @@ import contextlib
 import os
 import select
 import socket
-import struct
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
@@ -20,9 +19,9 @@ from typing import Generic, TypeVar
 import msgspec
 import trio
 
+from agents.workers.framing import LENGTH, descriptors_in, take_body
 from inventory.errors import InternalError, MeshError
 
-_LENGTH = struct.Struct(">I")
 _READ = 256 * 1024
 _MAX_FDS = 16
 _NOTHING = memoryview(b"")
@@ -58,7 +57,7 @@ class Channel(Generic[Out, In]):
             ChannelClosed: nobody is there any more.
         """
         body = self._encoder.encode(message)
-        data = memoryview(_LENGTH.pack(len(body)) + body)
+        data = memoryview(LENGTH.pack(len(body)) + body)
         async with self._sending:
             await self._send_rest()
             ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
@@ -108,25 +107,17 @@ class Channel(Generic[Out, In]):
             return
         except OSError:
             raise ChannelClosed("the process at the other end is gone") from None
-        came = array.array("i")
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                came.frombytes(payload[: len(payload) - len(payload) % came.itemsize])
+        came = descriptors_in(ancillary)
         if came or flags & socket.MSG_CTRUNC:
-            self._fds.append(list(came))
+            self._fds.append(came)
         if not data:
             raise ChannelClosed("the process at the other end is gone")
         self._buffer += data
 
     def _next(self) -> In | None:
-        if len(self._buffer) < _LENGTH.size:
+        body = take_body(self._buffer)
+        if body is None:
             return None
-        (size,) = _LENGTH.unpack_from(self._buffer)
-        end = _LENGTH.size + size
-        if len(self._buffer) < end:
-            return None
-        body = bytes(self._buffer[_LENGTH.size : end])
-        del self._buffer[:end]
         try:
             return self._decoder.decode(body)
         except (msgspec.MsgspecError, MeshError, ValueError, RecursionError) as exc:

@@ -16,6 +16,7 @@ import msgspec
 import trio
 
 from agents.admin.wire import socket_address
+from agents.workers.framing import descriptors_in
 from agents.workers.ssh_messages import ChannelAnswer, ChannelAsked
 from bridge import limits
 from bridge.lines import plain
@@ -97,7 +98,8 @@ async def _send(sock: socket.socket, data: bytes) -> None:
 async def _line(sock: socket.socket) -> tuple[bytes, socket.socket | None]:
     """Up to the first newline, which is taken, and the socket that came with it; what follows is the stream's and stays
     unread."""
-    found, came = b"", array.array("i")
+    found: bytes = b""
+    came: list[int] = []
     while len(found) <= limits.LAST_HOP_LINE_MAX:
         await trio.lowlevel.wait_readable(sock)
         try:
@@ -110,9 +112,7 @@ async def _line(sock: socket.socket) -> tuple[bytes, socket.socket | None]:
         size = len(ahead) if end < 0 else end + 1
         data, ancillary, _, _ = sock.recvmsg(size, _ROOM, socket.MSG_CMSG_CLOEXEC)
         found += data
-        for level, kind, payload in ancillary:
-            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-                came.frombytes(payload[: len(payload) - len(payload) % came.itemsize])
+        came += descriptors_in(ancillary)
         if end >= 0:
             return found[:-1], socket.socket(fileno=came[0]) if came else None
     raise InputError("the ssh worker's answer has no end")
