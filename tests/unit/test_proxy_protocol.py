@@ -59,7 +59,7 @@ def test_a_client_of_a_gateway() -> None:
     ("source", "target", "shown"),
     [
         ("[2001:db8::1]:1", ("2001:db8::2", 2), ("2001:db8::1", 1)),
-        ("10.0.0.1:1", ("2001:db8::2", 2), ("::ffff:a00:1", 1)),
+        ("10.0.0.1:1", ("2001:db8::2", 2), (str(ipaddress.ip_address("::ffff:10.0.0.1")), 1)),
         (None, ("10.0.0.1", 2), None),
         ("10.0.0.1:1", ("db.corp", 2), None),
         ("nonsense", ("10.0.0.1", 2), None),
