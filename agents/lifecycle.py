@@ -13,11 +13,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import NoReturn
 
 import trio
 
+from bridge import limits
+from bridge.lines import plain
 from inventory.names import shown
 
 
@@ -71,7 +73,7 @@ def say_ready(line: str) -> None:
         print(line, file=sys.stderr, flush=True)  # noqa: T201
     except OSError:
         pass  # nobody is left to read it
-    sd_notify("READY=1")
+    sd_notify(f"READY=1\nSTATUS={_line(line)}")
 
 
 def say_reloading() -> None:
@@ -79,8 +81,37 @@ def say_reloading() -> None:
     sd_notify(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
 
 
-def say_reloaded() -> None:
-    sd_notify("READY=1")
+def say_reloaded(what: str) -> None:
+    """The reload is over, and what became of it: `systemctl status` shows it."""
+    sd_notify(f"READY=1\nSTATUS={_line(what)}")
+
+
+def say_status(what: str) -> None:
+    """What the node does at the moment, for `systemctl status`."""
+    sd_notify(f"STATUS={_line(what)}")
+
+
+def _line(text: str) -> str:
+    """Another line would be another message: an error's text must not be able to name, say, another main process."""
+    return plain(text, limits.STATUS_MAX_CHARS)
+
+
+def watchdog_interval(environment: Mapping[str, str], pid: int) -> float:
+    """Seconds between two signs of life to the service manager: half of what it waits (sd_watchdog_enabled(3)); 0 when
+    it does not wait for any from this process."""
+    for_pid, wanted = environment.get("WATCHDOG_PID", ""), environment.get("WATCHDOG_USEC", "")
+    if for_pid not in ("", str(pid)) or not (wanted.isascii() and wanted.isdigit()) or int(wanted) == 0:
+        return 0.0
+    return max(int(wanted) / 1_000_000 * limits.WATCHDOG_SHARE, limits.WATCHDOG_FASTEST)
+
+
+async def keep_watchdog() -> None:
+    """Signs of life for as long as the event loop turns; the service manager ends a process that gives none. Returns at
+    once when nobody waits for any."""
+    interval = watchdog_interval(os.environ, os.getpid())
+    while interval:
+        sd_notify("WATCHDOG=1")
+        await trio.sleep(interval)
 
 
 def sd_notify(state: str) -> str:

@@ -27,7 +27,7 @@ from agents.governors import Governors
 from agents.guards import must_pass
 from agents.handover import Inherited
 from agents.instance_counts import InstanceCounts
-from agents.lifecycle import Lifecycle, say_ready, say_reloaded, say_reloading
+from agents.lifecycle import Lifecycle, keep_watchdog, say_ready, say_reloaded, say_reloading, say_status
 from agents.loop_lag import LagStatus, watch_lag
 from agents.outage_budget import OutageBudget, end_of
 from agents.stream_questions import StreamQuestions
@@ -227,6 +227,7 @@ class Node:
             self._nursery = nursery
             await nursery.start(self.lifecycle.watch_signals)
             handover.listen_to_signals()
+            nursery.start_soon(keep_watchdog)
             self._governors.inherited(self.workers.inherited)
             nursery.start_soon(self._governors.run)
             nursery.start_soon(self.workers.run)
@@ -263,6 +264,7 @@ class Node:
     async def _drain(self) -> int:
         """No new streams; live ones may end until the deadline; what is left is cut."""
         log.info("draining", streams=self.streams)
+        say_status(f"draining: {self.streams} streams")
         with trio.move_on_after(limits.DRAIN_DEADLINE):
             await self.before_drain()
             self.workers.know(m.Drain(reason="shutting down"))
@@ -321,8 +323,8 @@ class Node:
                 log.error("reload refused; everything stays as it was", reason=str(exc), hint=exc.hint)
             else:
                 await self._renew_workers()
-            if not self.replaced_by:  # else the next one says it
-                say_reloaded()
+            if not (self.replaced_by or self.lifecycle.draining.is_set()):  # else the next one says it, or nobody
+                say_reloaded(f"last reload at {self.last_reload}")
 
     def _say_reload(self, what: str) -> None:
         """With its time: what it says may not be so any more when somebody reads it."""

@@ -327,6 +327,12 @@ ADMIN_ANSWER_TIMEOUT = 30.0
 # --- Processes ----------------------------------------------------------------------------------------------------
 DRAIN_DEADLINE = 30.0
 """SIGTERM: how long live streams may go on."""
+WATCHDOG_SHARE = 0.5
+"""Of the time that a service manager waits for a sign of life: one may be late by as much again."""
+WATCHDOG_FASTEST = 0.1
+"""However little time it gives: signs of life must not become the work."""
+STATUS_MAX_CHARS = 500
+"""Of the line that a service manager shows for a node; a reload's error with its hint fits."""
 REVOCATION_NOTICE = 0.1
 """How long a gateway keeps a revoked host's tunnel, so that the host hears of it. Its peers know by then."""
 BIND_PATIENCE = 3.0

@@ -66,7 +66,7 @@ def test_the_service_manager_is_told(
         manager.settimeout(5)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + name if abstract else name)
         say_ready("gateway gw1 is ready")
-        assert manager.recv(100) == b"READY=1"
+        assert manager.recv(100) == b"READY=1\nSTATUS=gateway gw1 is ready"
         say_reloading()
         assert manager.recv(100).startswith(b"RELOADING=1\nMONOTONIC_USEC=")
         Lifecycle().drain()
