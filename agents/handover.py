@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import MetadataPathFinder, PackageNotFoundError, version
 from pathlib import Path
 
 import msgspec
@@ -120,6 +120,8 @@ def take() -> Inherited:
 
 def installed_version() -> str:
     """The version on disk; empty when there is none."""
+    # Below a link that leads to another tree now: both may have the same times, by which a change is noticed otherwise.
+    MetadataPathFinder().invalidate_caches()
     try:
         return version("meshbridge")
     except PackageNotFoundError:

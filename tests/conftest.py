@@ -94,6 +94,7 @@ LONG_FILES = frozenset(
         "stalled_and_mute_guests_delay_nobody",
         "streams_that_never_end_are_cut_at_the_drain_deadline",
         "ten_thousand_streams_stay_open_at_once",
+        "the_archive_brings_its_own_python",
         "the_scale_benchmark_works",
         "two_machines_with_one_identity_are_noticed",
         "whatever_is_killed_starts_again",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import pytest
 import trio
@@ -123,3 +124,19 @@ async def test_what_cannot_be_understood_is_read_to_the_end(autojump_clock: trio
     with pytest.raises(ChannelClosed):
         await supervisor.discard()
     supervisor.close()
+
+
+def test_the_version_on_disk_is_found_where_a_link_leads_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trees of a release have one time for all their files; the import system looks at times to see what is new."""
+    for number in ("0.1.0", "0.2.0"):
+        record = tmp_path / number / f"meshbridge-{number}.dist-info"
+        record.mkdir(parents=True)
+        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: meshbridge\nVersion: {number}\n")
+        os.utime(tmp_path / number, (1_700_000_000, 1_700_000_000))
+    current = tmp_path / "current"
+    current.symlink_to("0.1.0")
+    monkeypatch.setattr("sys.path", [str(current)])
+    assert handover.installed_version() == "0.1.0"
+    (tmp_path / "next").symlink_to("0.2.0")
+    (tmp_path / "next").rename(current)
+    assert handover.installed_version() == "0.2.0"
