@@ -9,7 +9,7 @@ SECONDS ?= 600
 export PYTHON
 
 .DEFAULT_GOAL := help
-.PHONY: help venv unit test test-slow test-long check demo dist bench bench-scale clean
+.PHONY: help venv unit test test-slow test-long test-ansible check demo dist bench bench-scale clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' Makefile | while IFS='|' read -r name text; do \
@@ -30,14 +30,19 @@ unit: $(STAMP) ## the tests without sockets, under 30 seconds
 	@$(PY) -m pytest tests/unit tests/properties $(ARGS)
 
 test: $(STAMP) ## the tests, real processes included, under 10 minutes
-	@$(PY) -m pytest tests -m "not slow" $(ARGS)
+	@$(PY) -m pytest tests --ignore=tests/ansible -m "not slow" $(ARGS)
 
 test-slow: $(STAMP) ## those that wait for real time-outs, kills, bulk and network namespaces
-	@$(PY) -m pytest tests -m slow $(ARGS)
+	@$(PY) -m pytest tests --ignore=tests/ansible -m slow $(ARGS)
 
 test-long: $(STAMP) ## every process killed and every cable cut in turn under load, for SECONDS (10 minutes)
 	@MESHBRIDGE_LONG_SECONDS=$(SECONDS) $(PY) -m pytest -s \
 		tests/netns/test_whatever_is_killed_or_cut_costs_what_ran_through_it.py $(ARGS)
+
+test-ansible: $(STAMP) ## the Ansible collection: lint, its modules against a real estate; installs ansible-core
+	@$(PY) -c 'import ansible.release, ansiblelint' 2>/dev/null || \
+		$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ansible]'
+	@$(PY) -m pytest tests/ansible $(ARGS)
 
 check: $(STAMP) ## ruff, mypy and the house rules
 	@$(PY) -m ruff check .

@@ -16,7 +16,15 @@ from tests.support import by_hand
 
 ROOT = Path(__file__).parents[2]
 LAYERS = ("inventory", "bridge", "agents", "cli")
-PAGES = sorted(path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), ROOT / "tests" / "README.md"))
+PAGES = sorted(
+    path
+    for path in (
+        *ROOT.glob("*.md"),
+        *(ROOT / "docs").rglob("*.md"),
+        ROOT / "tests" / "README.md",
+        *(ROOT / "ansible").glob("*.md"),
+    )
+)
 LINK = re.compile(r"(?<!!)\[[^\]\n]*\]\(([^)\s]+)\)")
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"(?<![\w./-])meshbridge((?: --home \S+| -o \S+)*)((?: [a-z][a-z-]*){1,2})")

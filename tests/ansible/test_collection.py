@@ -1,0 +1,109 @@
+"""I/O: the collection itself: lint, variables that are documented as they are, secrets that no task shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.ansible.conftest import COLLECTION
+
+ROLES = sorted(path.parent.name for path in (COLLECTION / "roles").glob("*/meta"))
+TASK_FILES = sorted(
+    path
+    for pattern in ("roles/*/tasks/*.yml", "roles/*/handlers/*.yml", "playbooks/**/*.yml")
+    for path in COLLECTION.glob(pattern)
+)
+
+
+def read(path: Path) -> Any:
+    yaml = pytest.importorskip("yaml")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def tasks_in(node: Any) -> Iterator[dict[str, Any]]:
+    """Every task of a file, those in blocks and plays too."""
+    if isinstance(node, list):
+        for item in node:
+            yield from tasks_in(item)
+    elif isinstance(node, dict):
+        if "name" in node and "hosts" not in node and "block" not in node:
+            yield node
+        for key in ("tasks", "handlers", "block", "rescue", "always"):
+            yield from tasks_in(node.get(key))
+
+
+def test_ansible_lint_s_production_profile_is_clean(collections: Path, tmp_path: Path) -> None:
+    place = collections / "ansible_collections" / "meshbridge" / "bridge"
+    bin_folder = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{bin_folder}:{os.environ['PATH']}",
+        "ANSIBLE_COLLECTIONS_PATH": str(collections),
+        "ANSIBLE_HOME": str(tmp_path),
+    }
+    argv = [bin_folder / "ansible-lint", "--offline", "--profile", "production", "--nocolor"]
+    done = subprocess.run(argv, cwd=place, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "0 failure(s), 0 warning(s)" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_variable_is_specified_and_documented(role: str) -> None:
+    defaults = set(read(COLLECTION / "roles" / role / "defaults" / "main.yml"))
+    specified = read(COLLECTION / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
+    documented = re.findall(r"^\| `(\w+)` \|", (COLLECTION / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert defaults == set(specified)
+    assert defaults == {name for name in documented if name.startswith(f"{role}_")}
+
+
+def test_the_versions_agree() -> None:
+    project = (COLLECTION.parent / "pyproject.toml").read_text(encoding="utf-8")
+    [version] = re.findall(r'^version = "(.+)"', project, re.MULTILINE)
+    assert read(COLLECTION / "galaxy.yml")["version"] == version
+    assert version in read(COLLECTION / "roles" / "common" / "defaults" / "main.yml")["common_version"]
+
+
+def test_c45_no_task_that_handles_a_secret_is_shown() -> None:
+    """And each of them is pipelined: what goes to it is in no file on the way."""
+    secret = re.compile(r"_token\.(?:stdout|json)\b|'token'|consul_policy_headers|gateway', 'add'")
+    found = 0
+    for path in TASK_FILES:
+        for task in tasks_in(read(path)):
+            if not secret.search(str(task)) or any(key.endswith((".fail", ".include_tasks")) for key in task):
+                continue
+            found += 1
+            assert task.get("no_log") is True, f"{path.name}: {task['name']}"
+            assert task.get("vars", {}).get("ansible_pipelining") is True, f"{path.name}: {task['name']}"
+    assert found >= 10, "the tasks were not recognized"
+
+
+@pytest.mark.parametrize("role", ["agent", "gateway"])
+def test_every_handler_is_guarded_in_check_mode(role: str) -> None:
+    for handler in read(COLLECTION / "roles" / role / "handlers" / "main.yml"):
+        when = handler["when"]
+        assert "not ansible_check_mode" in (when if isinstance(when, list) else [when]), handler["name"]
+
+
+def test_every_topic_that_is_notified_has_a_handler() -> None:
+    heard: set[str] = set()
+    for role in ROLES:
+        path = COLLECTION / "roles" / role / "handlers" / "main.yml"
+        for handler in read(path) if path.exists() else ():
+            listen = handler["listen"]
+            heard |= set(listen if isinstance(listen, list) else [listen])
+    for path in TASK_FILES:
+        for task in tasks_in(read(path)):
+            topic = task.get("notify", "")
+            for node in ("agent", "gateway") if "common_node" in topic else ("",):
+                said = re.sub(r"\{\{ common_node \}\}|' ~ common_node ~ '", node, topic)
+                kinds = ("systemd-resolved", "dnsmasq", "unbound") if "agent_told" in said else ("",)
+                for kind in kinds:
+                    words = re.search(r"meshbridge [\w -]+", said.replace("{{ agent_told.kind }}", kind))
+                    assert not topic or (words and words[0].strip() in heard), f"{path.name}: {topic}"
