@@ -1,8 +1,8 @@
 """I/O: `make dist`: a tree that brings its own Python, as one archive, and the wheels it was made from, as another.
 
 The tree works wherever it is unpacked, on a machine without any Python: this machine's Python with its standard
-library, the shared libraries that it needs beyond libc, and the project with what it depends on. It must never read or
-write outside itself, so nothing in it leads to the place where it was made. Two runs of one commit give the same bytes.
+library, the shared libraries that it needs, libc for machines where that is older, and the project with what it depends
+on. Nothing in it leads to the place where it was made. Two runs of one commit give the same bytes.
 
     python .ci/dist.py [DIRECTORY]    the archives go there; without it into dist/
 """
@@ -64,6 +64,18 @@ exec "$root/python/bin/python3" -I -m cli.start "$@"
 """
 
 
+PYTHON = """#!/bin/sh
+# With this machine's libc; where that is older than what everything here was made for, with the one that is brought.
+bin=${0%/*}
+libc=$(getconf GNU_LIBC_VERSION 2>/dev/null)
+libc=${libc#glibc 2.}
+if [ "${libc%%.*}" -ge NEEDED ] 2>/dev/null; then
+    exec "$bin/python" "$@"
+fi
+exec "$bin/../libc/LOADER" --library-path "$bin/../libc:$bin/../lib" --argv0 "$0" "$bin/python" "$@"
+"""
+
+
 def main() -> None:
     if platform.libc_ver()[0] != "glibc":
         sys.exit("make dist: this Python is not built for glibc, and its archive would run on few machines")
@@ -82,9 +94,14 @@ def main() -> None:
     name = f"meshbridge-{version}"
     tree = work / name
     install(wheels, copy_python(tree / "python"))
-    shared_libraries.make_relocatable(tree / "python")
+    loader = shared_libraries.make_relocatable(tree / "python")
+    needed = shared_libraries.glibc_needed(tree / "python")
+    write_script(tree / "python/bin/python3", PYTHON.replace("NEEDED", str(needed)).replace("LOADER", loader))
     compile_all(tree)
-    write_command(tree, version)
+    write_script(tree / "bin/meshbridge", COMMAND)
+    shutil.copy2(ROOT / "LICENSE", tree / "LICENSE")
+    about = {"version": version, "machine": MACHINE, "python": platform.python_version(), "glibc": f"2.{needed}"}
+    (tree / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     write_archive(tree, out / f"{name}-{MACHINE}.tar.gz", epoch)
     tag = f"cp{SERIES.replace('.', '')}"
     write_archive(wheels, out / f"{name}-{tag}-{MACHINE}-wheels.tar.gz", epoch, top=f"{name}-wheels")
@@ -120,8 +137,8 @@ def copy_python(to: Path) -> Path:
     program = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     library = Path(sysconfig.get_path("stdlib")).resolve()
     (to / "bin").mkdir(parents=True)
-    shutil.copy2(program, to / f"bin/python{SERIES}")
-    (to / "bin/python3").symlink_to(f"python{SERIES}")
+    # Without its series in the name: a node that becomes the next version starts it by the name that it knows.
+    shutil.copy2(program, to / "bin/python")
     shutil.copytree(library, to / f"lib/python{SERIES}", ignore=left_out, ignore_dangling_symlinks=True)
     # Debian's looks elsewhere than others do.
     ask = "import site, sys; print(sys.prefix, site.getsitepackages()[0], sep='\\n')"
@@ -145,7 +162,10 @@ def install(wheels: Path, site: Path) -> None:
 
 
 def compile_all(tree: Path) -> None:
-    """By the Python in the tree, which proves that it runs. Paths are written as seen from the tree, sets in order."""
+    """By the Python in the tree, which proves that it runs, with the libc that it brings: `getconf` is not found.
+
+    Paths are written as seen from the tree, sets in order.
+    """
     python = tree / "python/bin/python3"
     mode = ("--invalidation-mode", "unchecked-hash", "-s", str(tree), "-q")
     environment = {"PYTHONHASHSEED": "0", "PATH": "/nonexistent"}
@@ -154,19 +174,10 @@ def compile_all(tree: Path) -> None:
     subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True)
 
 
-def write_command(tree: Path, version: str) -> None:
-    command = tree / "bin/meshbridge"
-    command.parent.mkdir()
-    command.write_text(COMMAND, encoding="utf-8")
-    command.chmod(0o755)
-    shutil.copy2(ROOT / "LICENSE", tree / "LICENSE")
-    about = {
-        "version": version,
-        "machine": MACHINE,
-        "python": platform.python_version(),
-        "glibc": shared_libraries.glibc_needed(tree),
-    }
-    (tree / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+def write_script(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
 
 
 def write_archive(tree: Path, archive: Path, epoch: int, top: str = "") -> None:

@@ -28,6 +28,11 @@ for line in Path("/proc/self/maps").read_text().splitlines():
         print(line.split(maxsplit=5)[5])
 """
 
+START_ANOTHER = """
+import subprocess, sys
+subprocess.run([sys.executable, "-I", "-c", sys.argv[1]], check=True)
+"""
+
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the archive is made where there is glibc")
 
 
@@ -90,6 +95,22 @@ def test_it_needs_nothing_of_this_machine_but_libc(tree: Path) -> None:
     assert any("libssl" in path for path in mapped)
     foreign = {path for path in mapped if not path.startswith((own, "/usr/lib/locale/", "/usr/share/"))}
     assert [path for path in foreign if not os.path.basename(path).startswith((*LIBC, *AT_WILL))] == []
+
+
+def test_where_libc_is_too_old_it_uses_the_one_that_it_brings(tree: Path, tmp_path: Path) -> None:
+    """And so do the processes that it starts."""
+    old = tmp_path / "getconf"
+    old.write_text("#!/bin/sh\necho glibc 2.17\n")
+    old.chmod(0o755)
+    python = tree / "python/bin/python3"
+    mapped = run(python, "-I", "-c", START_ANOTHER, MAPPED, PATH=str(tmp_path)).splitlines()
+    own = str(tree.resolve())
+    libc = {path for path in mapped if os.path.basename(path).startswith(("libc.", "ld-linux"))}
+    assert len(libc) == 2 and all(path.startswith(own) for path in libc)
+    names = "import pwd, socket; print(pwd.getpwuid(0).pw_name, socket.gethostbyname('localhost'))"
+    words = run(python, "-I", "-c", names, PATH=str(tmp_path))
+    assert words == "root 127.0.0.1\n"
+    assert "version" in run(tree / "bin/meshbridge", "--version", PATH=str(tmp_path))
 
 
 def test_a_new_estate_is_made_with_it(tree: Path, tmp_path: Path) -> None:
