@@ -6,13 +6,16 @@ import hashlib
 import json
 import os
 import platform
+import re
+import shutil
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
 
 import pytest
 
-from tests.support.estate import ROOT
+from tests.support.estate import OPERATOR, ROOT, Estate
 
 MAKE_TIMEOUT = 600.0
 LIBC = ("ld-linux", "libc.", "libm.", "libdl.", "libpthread.", "librt.", "libutil.", "libresolv.", "libnss_")
@@ -117,6 +120,34 @@ def test_a_new_estate_is_made_with_it(tree: Path, tmp_path: Path) -> None:
     words = ("--home", str(tmp_path / "op"), "init", "--domain", "t.internal", "--gateway", "gw1=127.0.0.1:1")
     run(tree / "bin/meshbridge", *words)
     assert (tmp_path / "op/operator.key").exists()
+
+
+def test_a_node_becomes_the_version_that_current_leads_to(estate: Estate, tree: Path, tmp_path: Path) -> None:
+    """The files of both trees have one time, as those of two archives made of one commit."""
+    prefix = tmp_path / "prefix"
+    for number in ("0.1.0", "9.9.9"):
+        shutil.copytree(tree.resolve(), prefix / number, symlinks=True, copy_function=os.link)
+    [record] = (prefix / "9.9.9").rglob("meshbridge-*.dist-info")
+    time = record.parent.stat().st_mtime_ns
+    words = (record / "METADATA").read_text()
+    (record / "METADATA").unlink()
+    (record / "METADATA").write_text(re.sub("(?m)^Version: .*", "Version: 9.9.9", words))
+    record = record.rename(record.with_name("meshbridge-9.9.9.dist-info"))
+    os.utime(record.parent, ns=(time, time))
+    (prefix / "current").symlink_to("0.1.0")
+
+    estate.init()
+    home = str(estate.home(OPERATOR))
+    command = [str(prefix / "current/bin/meshbridge"), "--home", home, "gateway", "run", "--workers", "1"]
+    gateway = estate.start("gateway", command)
+    gateway.stderr.wait_for(" is ready", 30)
+    (prefix / "next").symlink_to("9.9.9")
+    (prefix / "next").rename(prefix / "current")
+    before = gateway.stderr.count
+    gateway.signal(signal.SIGHUP)
+    gateway.stderr.wait_for(" is ready", 30, after=before)
+    assert os.readlink(f"/proc/{gateway.pid}/exe").startswith(str(prefix / "9.9.9")), "its Python included"
+    assert json.loads(estate.ok(OPERATOR, "-o", "json", "status"))["version"] == "9.9.9"
 
 
 def test_no_start_compiles_anything_again(tree: Path) -> None:
