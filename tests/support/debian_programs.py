@@ -22,6 +22,8 @@ PACKAGES = {
     "hercules": ("hercules",),
     "s3270": ("s3270", "3270-common"),
     "vsftpd": ("vsftpd", "libwrap0"),
+    "debootstrap": ("debootstrap",),
+    "systemd-nspawn": ("systemd-container", "libsystemd-shared"),
 }
 """By program, with those of its libraries that a small installation lacks."""
 OPENSSH_10 = "openssh-10"

@@ -65,11 +65,12 @@ class Network:
         self._links: list[subprocess.Popen[str]] = []
         self._wires = self._add("wires")
 
-    def _space(self, name: str) -> str:
+    def space(self, name: str) -> str:
+        """The name of the host's namespace, as `ip netns` knows it."""
         return f"{self._prefix}-{name}"
 
     def _add(self, name: str) -> str:
-        space = self._space(name)
+        space = self.space(name)
         ip("netns", "add", space)
         self._spaces.append(space)
         ip("-n", space, "link", "set", "dev", "lo", "up")
@@ -105,8 +106,8 @@ class Network:
             with self.inside(host):
                 device = os.open("/dev/net/tun", os.O_RDWR)
                 fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", b"rough", _IFF_TUN | _IFF_NO_PI))
-            ip("-n", self._space(host), "address", "add", address, "dev", "rough")
-            ip("-n", self._space(host), "link", "set", "dev", "rough", "up")
+            ip("-n", self.space(host), "address", "add", address, "dev", "rough")
+            ip("-n", self.space(host), "link", "set", "dev", "rough", "up")
             devices[device] = address.partition("/")[0]
         options = [word for name, value in asdict(link).items() for word in (f"--{name}", str(value))]
         joined = [f"{device}={address}" for device, address in devices.items()]
@@ -130,7 +131,7 @@ class Network:
             link.send_signal(signal.SIGUSR1)
 
     def route(self, host: str, to: str, via: str) -> None:
-        ip("-n", self._space(host), "route", "add", to, "via", via)
+        ip("-n", self.space(host), "route", "add", to, "via", via)
 
     # --- faults ---------------------------------------------------------------------------------------------------
 
@@ -148,7 +149,7 @@ class Network:
             there = self._addresses[to, segment]
             ip(
                 "-n",
-                self._space(host),
+                self.space(host),
                 "neigh",
                 "replace",
                 there,
@@ -163,28 +164,28 @@ class Network:
     def meet(self, one: str, other: str, segment: str) -> None:
         """And find each other again."""
         for host, to in ((one, other), (other, one)):
-            ip("-n", self._space(host), "neigh", "delete", self._addresses[to, segment], "dev", segment)
+            ip("-n", self.space(host), "neigh", "delete", self._addresses[to, segment], "dev", segment)
 
     def blackhole(self, router: str, to: str) -> None:
         """What the router should pass on to this address is lost; the other direction is not."""
-        ip("-n", self._space(router), "route", "add", "blackhole", f"{to}/32")
+        ip("-n", self.space(router), "route", "add", "blackhole", f"{to}/32")
 
     def move(self, host: str, segment: str, old: str, new: str) -> None:
         """The host gets another address there."""
-        ip("-n", self._space(host), "address", "delete", old, "dev", segment)
-        ip("-n", self._space(host), "address", "add", new, "dev", segment)
+        ip("-n", self.space(host), "address", "delete", old, "dev", segment)
+        ip("-n", self.space(host), "address", "add", new, "dev", segment)
 
     # --- being there ----------------------------------------------------------------------------------------------
 
     def prefix(self, name: str) -> tuple[str, ...]:
         """What makes a command run on the host; `ip` is replaced by it, so the process id is its own."""
-        return ("ip", "netns", "exec", self._space(name))
+        return ("ip", "netns", "exec", self.space(name))
 
     @contextlib.contextmanager
     def inside(self, name: str) -> Iterator[None]:
         """This thread, and the threads it starts, open their sockets on the host. Sockets stay where they were made."""
         with Path("/proc/thread-self/ns/net").open("rb") as before:
-            with Path(f"/run/netns/{self._space(name)}").open("rb") as there:
+            with Path(f"/run/netns/{self.space(name)}").open("rb") as there:
                 _enter(there.fileno())
             try:
                 yield
