@@ -100,9 +100,7 @@ class Machine:
             )
         self._leader = eventually(self._find_leader, timeout=BOOT_TIMEOUT, what=f"{self.name}: {self._console()}")
         if "--boot" in self._command:
-            eventually(
-                lambda: self._state() in ("running", "degraded"), timeout=BOOT_TIMEOUT, what=f"{self.name} boots"
-            )
+            eventually(self._has_booted, timeout=BOOT_TIMEOUT, what=f"{self.name} boots")
 
     def stop(self) -> None:
         """As if its plug were pulled."""
