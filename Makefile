@@ -42,6 +42,7 @@ test-long: $(STAMP) ## every process killed and every cable cut in turn under lo
 test-ansible: $(STAMP) ## the Ansible collection: lint, its modules against a real estate; installs ansible-core
 	@$(PY) -c 'import ansible.release, ansiblelint' 2>/dev/null || \
 		$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ansible]'
+	@$(PY) -m tests.support.ansible_sanity
 	@$(PY) -m pytest tests/ansible $(ARGS)
 
 check: $(STAMP) ## ruff, mypy and the house rules

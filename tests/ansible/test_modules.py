@@ -107,7 +107,7 @@ def test_a_policy_is_checked_and_applied_once(run_module: RunModule, tmp_path: P
     run_module("meshbridge_host", name="vm1")
     file = tmp_path / "policy.toml"
     file.write_text(POLICY)
-    done = predicted_and_done(run_module, "meshbridge_policy", src=str(file), message="why")
+    done = predicted_and_done(run_module, "meshbridge_policy", src=str(file), reason="why")
     assert done["added"] == ["a"] and done["number"] > 0
     changed = POLICY.replace('"web"', '"web", "shop"')
     assert predicted_and_done(run_module, "meshbridge_policy", content=changed)["changed_rules"] == ["a"]

@@ -24,6 +24,7 @@ PACKAGES = {
     "vsftpd": ("vsftpd", "libwrap0"),
     "debootstrap": ("debootstrap",),
     "systemd-nspawn": ("systemd-container", "libsystemd-shared"),
+    "shellcheck": ("shellcheck",),
 }
 """By program, with those of its libraries that a small installation lacks."""
 OPENSSH_10 = "openssh-10"

@@ -21,7 +21,7 @@ options:
   src:
     description: A file with it, on the machine where the module runs.
     type: path
-  message:
+  reason:
     description: Why, for the audit trail.
     type: str
     default: applied by Ansible
@@ -32,7 +32,7 @@ EXAMPLES = r"""
   meshbridge.bridge.meshbridge_policy:
     home: /var/lib/meshbridge/gateway
     content: "{{ lookup('ansible.builtin.file', 'policy.toml') }}"
-    message: vm2 reads the web
+    reason: vm2 reads the web
   delegate_to: gw1
 """
 
@@ -76,7 +76,7 @@ def main():
             **COMMON,
             "content": {"type": "str"},
             "src": {"type": "path"},
-            "message": {"type": "str", "default": "applied by Ansible"},
+            "reason": {"type": "str", "default": "applied by Ansible"},
         },
         mutually_exclusive=[("content", "src")],
         required_one_of=[("content", "src")],
@@ -91,7 +91,7 @@ def main():
     # `show` prints nothing before the first policy; an empty one that was applied has a number.
     changed = before["source"] != text or not before["number"]
     if changed and not module.check_mode:
-        facts["number"] = estate.ask("policy", "apply", "-", "-m", module.params["message"], data=text.encode())[
+        facts["number"] = estate.ask("policy", "apply", "-", "-m", module.params["reason"], data=text.encode())[
             "number"
         ]
         rules = rule_changes(before["rules"], estate.ask("policy", "show")["rules"])
