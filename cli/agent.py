@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from cli.app import App, pass_app, run, words
+from cli.app import App, Written, pass_app, run, words
 from cli.output import print_fields, print_json
 from cli.tokens import read_token
 from cli.values import ENDPOINT, LISTEN, SLICE
@@ -80,7 +80,7 @@ def join(
     "--hosts-file",
     is_flag=False,
     flag_value="/etc/hosts",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=Written(dir_okay=False, path_type=Path),
     metavar="[PATH]",
     help="Keep a fenced block of names in this file; /etc/hosts when no PATH is given.",
 )

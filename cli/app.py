@@ -8,28 +8,74 @@ answer at once.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import click
 
+if TYPE_CHECKING:
+    from cli.home_owner import Owner
+
 T = TypeVar("T")
+P = ParamSpec("P")
 
 
 @dataclass(frozen=True, slots=True)
 class App:
     home: Path
     output: Literal["table", "json"]
+    owner: Owner | None = None
+    """Who root became, because the home is theirs."""
 
     @property
     def is_json(self) -> bool:
         return self.output == "json"
 
 
-pass_app = click.make_pass_decorator(App)
+pass_app_as_it_is = click.make_pass_decorator(App)
+"""For what needs root even on a home of another user: it has to open that home by `cli.home_owner.acting_as`."""
+
+
+def pass_app(command: Callable[Concatenate[App, P], T]) -> Callable[P, T]:
+    """Gives the command its App, once all options are known; if root runs it, as the user whose home it is about."""
+
+    @click.pass_context
+    def with_app(ctx: click.Context, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        app = ctx.find_object(App)
+        assert app is not None, "only commands below the root command have it"
+        if os.geteuid() == 0:
+            from cli.home_owner import become, owner_of
+
+            owner = owner_of(app.home)
+            if owner is not None:
+                become(owner)
+                _check_files(ctx, owner)
+                app = replace(app, owner=owner)
+        return ctx.invoke(command, app, *args, **kwargs)
+
+    return functools.update_wrapper(with_app, command)
+
+
+class Written(click.Path):
+    """A file that the command writes. All other files are read."""
+
+
+def _check_files(ctx: click.Context, owner: Owner) -> None:
+    """Raises InputError for a file on the command line that is root's to use and not the owner's."""
+    from cli.home_owner import check_readable, check_writable
+
+    for param in ctx.command.params:
+        value = ctx.params.get(param.name or "")
+        if not isinstance(param.type, click.Path) or value is None or str(value) == "-":
+            continue
+        if isinstance(param.type, Written):
+            check_writable(owner, Path(value))
+        else:
+            check_readable(owner, Path(value), allow_dash=param.type.allow_dash)
 
 
 class _Home(click.Path):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from cli.app import App, pass_app, run, words
+from cli.app import App, pass_app_as_it_is, run, words
 from cli.output import print_json
 from cli.values import HOST, duration
 
 if TYPE_CHECKING:
-    from agents.discovery.seen import Seen
     from agents.operating.discovering import Subject
 
 
@@ -28,7 +28,7 @@ def _span(text: str) -> float:
 @click.option("--for", "seconds", type=_span, default="0s", metavar="TIME", help="Look for so long.  [default: once]")
 @click.option("--host", "host", type=HOST, metavar="NAME", help="A host without agent, over ssh.  [default: this one]")
 @click.option("--explain", is_flag=True, help="Say what would be read or run, and end.")
-@pass_app
+@pass_app_as_it_is
 def discover(app: App, seconds: float, host: str | None, explain: bool) -> None:
     """What does this box talk to? Look at its TCP sockets, and propose services and rules for them.
 
@@ -38,15 +38,19 @@ def discover(app: App, seconds: float, host: str | None, explain: bool) -> None:
     from agents.discovery.proposal import propose
     from agents.discovery.report import as_data, as_text
     from agents.operating.discovering import find_subject, watch
+    from cli.home_owner import acting_as, become, owner_of
 
-    async def work() -> tuple[Subject, Seen | None]:
-        subject = await find_subject(app.home, host)
-        return subject, None if explain else await watch(app.home, subject, seconds=seconds, say=words)
-
-    subject, seen = run(work)
-    if seen is None:
+    owner = owner_of(app.home)
+    if owner is not None and host is not None:
+        become(owner)
+        owner = None
+    # Root alone sees whose the sockets of this machine are, and leaves nothing of its own in another user's home.
+    with acting_as(owner):
+        subject = run(partial(find_subject, app.home, host))
+    if explain:
         _explain(app, subject, seconds)
         return
+    seen = run(partial(watch, app.home, subject, seconds=seconds, say=words))
     proposal = propose(seen, subject.box, subject.whose)
     if app.is_json:
         print_json(as_data(proposal, seen, subject.box))

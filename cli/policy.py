@@ -13,6 +13,9 @@ from cli.output import moment as shown_moment
 from cli.output import print_json, print_table
 from cli.values import USER, moment
 
+_FILE = click.Path(readable=False, allow_dash=True)
+"""What is wrong with it its reader says, with every other problem."""
+
 if TYPE_CHECKING:
     from agents.operating.audit import AuditLine
     from agents.operating.policy import AppliedPolicy, PolicyChange
@@ -46,7 +49,7 @@ def _counts(rules: tuple[Rule, ...]) -> dict[str, int]:
 
 
 @policy.command(epilog="Example: meshbridge policy check policy.toml")
-@click.argument("file")
+@click.argument("file", type=_FILE)
 @pass_app
 def check(app: App, file: str) -> None:
     """Say whether FILE (- for stdin) is a policy; every problem is listed.
@@ -87,7 +90,7 @@ def _print_notes(unmatched: list[str]) -> None:
 
 
 @policy.command(epilog="Example: meshbridge policy apply policy.toml -m 'billing may read the ledger'")
-@click.argument("file")
+@click.argument("file", type=_FILE)
 @click.option("-m", "--message", default="", metavar="TEXT", help="Why, for the audit trail.")
 @pass_app
 def apply(app: App, file: str, message: str) -> None:

@@ -65,6 +65,10 @@ def record_agentless(
 
     with option_value("--reach"):
         url, ca = parse_given(reach)
+    if ca is not None and app.owner is not None:
+        from cli.home_owner import check_readable
+
+        check_readable(app.owner, ca)
     wanted = Wanted(
         url=url,
         via=via,

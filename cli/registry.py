@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cli.app import App, pass_app, run, words
+from cli.app import App, Written, pass_app, run, words
 from cli.consul_options import consul_options, consul_place, registry_words
 from cli.output import print_fields, print_json
 
@@ -17,7 +17,7 @@ def registry() -> None:
 
 
 @registry.command(epilog="Example: meshbridge --home op registry backup /var/backups/meshbridge.db")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=Written(dir_okay=False, path_type=Path))
 @pass_app
 def backup(app: App, file: Path) -> None:
     """Copy the registry to FILE while everything runs. An older backup there is replaced.

@@ -90,6 +90,7 @@ LONG_FILES = frozenset(
         "one_token_at_two_gateways_makes_one_identity",
         "rapid_resets_cost_the_others_nothing",
         "records_that_carry_nothing_end_their_tunnel",
+        "root_acts_as_the_owner_of_the_home",
         "running_out_of_descriptors_breaks_nothing_that_stands",
         "stalled_and_mute_guests_delay_nobody",
         "streams_that_never_end_are_cut_at_the_drain_deadline",

@@ -53,12 +53,11 @@ def test_f28_files_of_somebody_else_are_refused(estate: Estate) -> None:
     estate.init()
     estate.start_gateway()
     estate.add_host("vm1")
-    for name in ("identity.pem", ""):
-        path = estate.home("vm1") / name
-        os.chown(path, NOBODY, -1)
-        command = refused(estate, "vm1", "agent", "run")
-        assert command == f"chown {os.geteuid()} {path}"
-        repair(command)
+    path = estate.home("vm1") / "identity.pem"
+    os.chown(path, NOBODY, -1)
+    command = refused(estate, "vm1", "agent", "run")
+    assert command == f"chown {os.geteuid()} {path}"
+    repair(command)
     estate.start_agent("vm1")
 
 

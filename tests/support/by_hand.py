@@ -57,18 +57,25 @@ exec "$@"
 
 
 def become(user: int) -> list[str]:
-    """The front of a command line that runs the rest without any privilege.
+    """The front of a command line that runs the rest without any privilege."""
+    return [
+        *open_to_all(),
+        *("setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"),
+    ]
 
-    An interpreter in root's home cannot be reached by others; for this one command it is put where it can be.
+
+def open_to_all() -> list[str]:
+    """The front of a command line that runs the rest where every user can run this interpreter, for root to give.
+
+    One in root's home cannot be reached by others; for this one command it is put where it can be.
     """
-    setpriv = ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups", "--no-new-privs"]
     needed = sorted({str(Path(path).resolve()) for path in (sys.prefix, sys.base_prefix)})
     closed = {path for place in needed for path in Path(place).parents if not path.stat().st_mode & 0o001}
     if not closed:
-        return setpriv
+        return []
     top = str(min(closed, key=lambda path: len(path.parts)))
     below = [path for path in needed if path.startswith(f"{top}/")]
-    return ["unshare", "--mount", "--propagation", "private", "bash", "-c", _OPEN_UP, "-", top, *below, "--", *setpriv]
+    return ["unshare", "--mount", "--propagation", "private", "bash", "-c", _OPEN_UP, "-", top, *below, "--"]
 
 
 class Person:
@@ -77,15 +84,18 @@ class Person:
     Args:
         instead: text of the commands -> what to type in its place.
         user: numeric id to run everything as; None for ourselves.
+        is_followed: it is root who types, and others have to be able to run what root runs.
     """
 
-    def __init__(self, directory: Path, *, instead: Mapping[str, str], user: int | None = None) -> None:
+    def __init__(
+        self, directory: Path, *, instead: Mapping[str, str], user: int | None = None, is_followed: bool = False
+    ) -> None:
         self.directory = directory
         self._instead = instead
         self._prefix: Sequence[str] = ()
         code = ROOT
-        if user is not None:
-            self._prefix = become(user)
+        if user is not None or is_followed:
+            self._prefix = become(user) if user is not None else open_to_all()
             code = directory / "code"  # the checkout may be where this user cannot go
             for package in PACKAGES:
                 shutil.copytree(ROOT / package, code / package, ignore=shutil.ignore_patterns("__pycache__"))
@@ -132,6 +142,12 @@ class Person:
         done = self._run(line)
         assert done.returncode == 0, f"$ {line}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
         return done.stdout
+
+    def is_refused(self, code: int, line: str) -> str:
+        """Runs one line that has to fail with this exit code; what it said."""
+        done = self._run(line)
+        assert done.returncode == code, f"$ {line}\nexit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stderr
 
     def runs(self, line: str, name: str) -> RunningProcess:
         """Types a line with `&` at its end, and waits for the ready line."""

@@ -110,6 +110,10 @@ def test_f28_a_secret_of_another_owner_is_refused_with_the_chown(home: Path) -> 
     with pytest.raises(InputError, match="belongs to user 12345") as caught:
         read_secret(home / "key")
     assert caught.value.hint == f"chown 0 {home}/key"
+    os.chown(home, 12345, -1)
+    with pytest.raises(InputError, match="belongs to user 12345") as caught:
+        make_home(home)
+    assert caught.value.hint == f"chown 0 {home}"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
