@@ -126,3 +126,10 @@ def test_every_topic_that_is_notified_has_a_handler() -> None:
                 for kind in kinds:
                     words = re.search(r"meshbridge [\w -]+", said.replace("{{ agent_told.kind }}", kind))
                     assert not topic or (words and words[0].strip() in heard), f"{path.name}: {topic}"
+
+
+def test_nothing_needs_sudo_or_su_on_a_machine_where_root_logs_in() -> None:
+    """The program itself becomes the user of the home; what becomes another user by Ansible needs one of the two."""
+    for path in TASK_FILES:
+        text = path.read_text(encoding="utf-8")
+        assert not re.search(r"become_user|become_method|\b(sudo|su|runuser|setpriv)\b -", text), path.name

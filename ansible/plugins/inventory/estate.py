@@ -36,7 +36,7 @@ options:
 EXAMPLES = r"""
 # estate.meshbridge.yml
 plugin: meshbridge.bridge.estate
-command: [ssh, root@gw1, runuser, -u, meshbridge, --, /opt/meshbridge/current/bin/meshbridge]
+command: [ssh, root@gw1, /opt/meshbridge/current/bin/meshbridge]
 home: /var/lib/meshbridge/gateway
 compose:
   ansible_host: meshbridge_name ~ ".corp.example"
