@@ -53,6 +53,9 @@ mount -t overlay overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" "$2/
 shift 3
 exec "$@"
 """
+_INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
+_INOTIFY_LEAST = 1024
+"""Of one user: every machine's systemd and services have a dozen, and with the usual 128 the ninth does not boot."""
 _HIERARCHIES = ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 # What a running system writes by itself, and what is no file of it.
 _NOT_THE_MACHINES = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "var/log", "root/.ansible", "var/cache/ldconfig")
@@ -207,6 +210,9 @@ class Machines:
     def __init__(self, place: Path) -> None:
         self._place = place
         self._nspawn = find_program("systemd-nspawn")
+        if int(_INOTIFY.read_text()) < _INOTIFY_LEAST:
+            with contextlib.suppress(OSError):
+                _INOTIFY.write_text(str(_INOTIFY_LEAST))
         self._network = Network()
         self._network.host(CONTROLLER, lan=f"{CONTROLLER_ADDRESS}/24")
         self.key = place / "login"
