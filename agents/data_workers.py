@@ -29,6 +29,7 @@ from agents.workers.shares import SharesBoard
 from bridge import limits
 from bridge.logs import get_logger
 from inventory.errors import Unavailable
+from inventory.model import Host
 
 log = get_logger()
 
@@ -413,12 +414,19 @@ def _takes_away(before: m.Authority, after: m.Authority) -> bool:
         before.allows != after.allows
         or was.policy != now.policy
         or was.revocations != now.revocations
-        or any(now.hosts.get(name) != host for name, host in was.hosts.items())
+        or any(_apart_from_drain(now.hosts.get(name)) != _apart_from_drain(host) for name, host in was.hosts.items())
         or any(now.reaches.get(name) != reach for name, reach in was.reaches.items())
         or any(now.clients.get(name) != client for name, client in was.clients.items())
         or any(now.publications.get(i) != one for i, one in was.publications.items())
         or was.admissions != now.admissions
     )
+
+
+def _apart_from_drain(host: Host | None) -> Host | None:
+    """A drain is of new streams, and inherited workers begin none."""
+    if host is None or host.draining is None:
+        return host
+    return msgspec.structs.replace(host, draining=None, serving_only=False)
 
 
 def _row(slot: Slot, state: str) -> dict[str, int | str | None]:

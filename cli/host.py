@@ -13,6 +13,7 @@ from cli.tokens import ttl_option
 from cli.values import LABEL, SERVICE, SITE, duration, labels_of
 
 if TYPE_CHECKING:
+    from agents.operating.draining import Drained
     from agents.operating.hosts import HostView
     from agents.operating.invitations import Invitation
     from inventory.authority import Refusal
@@ -178,21 +179,32 @@ def show(app: App, name: str) -> None:
 @click.argument("name")
 @click.option("--deadline", type=duration, default="10m", show_default=True, metavar="DURATION")
 @click.option("--reason", default="drained by an operator", show_default=True)
+@click.option("--serving-only", is_flag=True, help="No new streams to it; its own programs go on, and nothing is cut.")
 @pass_app
-def drain(app: App, name: str, deadline: float, reason: str) -> int:
+def drain(app: App, name: str, deadline: float, reason: str, serving_only: bool) -> int:
     """Take the host NAME out of service: no new streams, live ones may end until the deadline, then are cut.
 
-    Exit code 0 only if none had to be cut. `host resume` puts it back.
+    Exit code 0 only if none had to be cut, or goes on. `host resume` puts it back.
     """
     from agents.operating.draining import drain_and_wait
     from inventory.names import parse_host
 
     canonical = parse_host(name)
-    cut = run(lambda: drain_and_wait(app.home, canonical, deadline=deadline, reason=reason, say=words))
+    drained = run(
+        lambda: drain_and_wait(
+            app.home, canonical, deadline=deadline, reason=reason, say=words, serving_only=serving_only
+        )
+    )
     if app.is_json:
-        print_json({"host": canonical, "cut": cut})
-    words(f"{canonical} is drained" if not cut else f"{canonical} is drained; streams cut at the deadline: {cut}")
-    return 1 if cut else 0
+        print_json({"host": canonical, "cut": drained.cut, "left": drained.left})
+    words(f"{canonical} is drained{_rest(drained)}")
+    return 1 if drained.cut or drained.left else 0
+
+
+def _rest(drained: Drained) -> str:
+    if drained.cut:
+        return f"; streams cut at the deadline: {drained.cut}"
+    return f"; streams that go on: {drained.left}" if drained.left else ""
 
 
 @host.command(epilog="Example: meshbridge host resume vm1")

@@ -22,8 +22,15 @@ class Host(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_f
     serves: tuple[str, ...] = ()
     draining: str | None = None
     """Why no new streams go to or from it; None when in service."""
+    serving_only: bool = False
+    """The drain is of what it serves: its own programs go on calling."""
     via: str | None = None
     """The gateway that reaches it, where no agent runs; None: an agent host."""
+
+    @property
+    def why_silent(self) -> str | None:
+        """Why no new streams come from it; None when they may."""
+        return None if self.serving_only else self.draining
 
 
 class Allowance(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

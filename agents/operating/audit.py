@@ -151,7 +151,7 @@ def _describe_host(body: HostBody) -> str:
         f"site {host.site}" if host.site else "",
         f"labels {_list([f'{k}={v}' for k, v in host.labels.items()])}" if host.labels else "",
         f"may serve {_list(host.serves)}" if host.serves else "",
-        f"draining: {host.draining}" if host.draining is not None else "",
+        f"draining{' of what it serves' * host.serving_only}: {host.draining}" if host.draining is not None else "",
     ]
     return _list([f"host {host.name}", *(part for part in parts if part)])
 

@@ -1,12 +1,14 @@
 """I/O: taking a host out of service and waiting until nothing uses it: the operator's side of a drain.
 
 The change is signed first; then the gateway that runs on this home is asked, about once a second, which streams the
-host still has. What is left at the deadline is cut. This file never decides that a stream may go on.
+host still has. What is left at the deadline is cut, unless the host is only to serve nothing new. This file never
+decides that a stream may go on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,23 @@ from inventory.names import shown
 _STREAMS_NAMED = 5
 
 
-async def drain_and_wait(home: Path, host: str, *, deadline: float, reason: str, say: Callable[[str], None]) -> int:
-    """Drains a host and waits; how many streams had to be cut.
+@dataclass(frozen=True)
+class Drained:
+    """How it ended for the streams that lived on."""
+
+    cut: int = 0
+    left: int = 0
+    """Of a host that is drained of what it serves: those that go on."""
+
+
+async def drain_and_wait(
+    home: Path, host: str, *, deadline: float, reason: str, say: Callable[[str], None], serving_only: bool = False
+) -> Drained:
+    """Drains a host and waits.
 
     Args:
         deadline: seconds.
+        serving_only: of what it serves; then nothing is cut.
         say: told in words what is waited for, when it changes.
 
     Raises:
@@ -34,9 +48,13 @@ async def drain_and_wait(home: Path, host: str, *, deadline: float, reason: str,
         Unavailable: the drain is recorded, but no gateway on this home can say whether streams are left.
     """
     async with operate(home) as operator:
-        await drain_host(operator, host, reason)
+        await drain_host(operator, host, reason, serving_only=serving_only)
     try:
-        return await _wait(home, host, deadline=deadline, reason=reason, say=say)
+        left = await _wait(home, host, deadline=deadline, say=say, serving_only=serving_only)
+        if left == 0 or serving_only:
+            return Drained(left=left)
+        answer = await call(home, "cut", host=host, reason=f"drain deadline passed: {reason}")
+        return Drained(cut=int(answer["cut"]))
     except Unavailable as exc:
         raise Unavailable(
             f"the drain of {host} is recorded and takes no new streams, but live ones cannot be seen: {exc.what}",
@@ -45,13 +63,15 @@ async def drain_and_wait(home: Path, host: str, *, deadline: float, reason: str,
         ) from None
 
 
-async def _wait(home: Path, host: str, *, deadline: float, reason: str, say: Callable[[str], None]) -> int:
+async def _wait(home: Path, host: str, *, deadline: float, say: Callable[[str], None], serving_only: bool) -> int:
+    """How many streams are left at the deadline."""
     said = ""
     was_empty = False
+    streams: list[Mapping[str, Any]] = []
     with trio.move_on_after(deadline):
         while True:
             answer: Mapping[str, Any] = await call(home, "streams", host=host)
-            streams = answer["streams"]
+            streams = [s for s in answer["streams"] if not (serving_only and s["subject"] == f"host:{host}")]
             if not answer["online"]:
                 say(f"{host} is not connected: it takes no streams through this gateway")
                 return 0
@@ -64,8 +84,7 @@ async def _wait(home: Path, host: str, *, deadline: float, reason: str, say: Cal
                 say(line)
                 said = line
             await trio.sleep(limits.DRAIN_NOTICE if was_empty else limits.DRAIN_LOOK)
-    answer = await call(home, "cut", host=host, reason=f"drain deadline passed: {reason}")
-    return int(answer["cut"])
+    return len(streams)
 
 
 def _describe(host: str, streams: list[Mapping[str, Any]]) -> str:

@@ -116,20 +116,20 @@ async def invite_host(operator: Operator, name: str, *, ttl: float = limits.TOKE
     return await invite(operator, "host", name, ttl=ttl, first=check, message=f"host token {name}")
 
 
-async def drain_host(operator: Operator, name: str, reason: str) -> None:
-    """No new streams go to or from the host. Raises AnswerIsNo when there is no such host."""
-    await _set_draining(operator, name, reason, message=f"host drain {name}: {reason}")
+async def drain_host(operator: Operator, name: str, reason: str, *, serving_only: bool = False) -> None:
+    """No new streams go to or from the host; `serving_only`: to it. Raises AnswerIsNo when there is no such host."""
+    await _set_draining(operator, name, reason, serving_only, message=f"host drain {name}: {reason}")
 
 
 async def resume_host(operator: Operator, name: str) -> bool:
     """The end of a drain; whether there was one. Raises AnswerIsNo when there is no such host."""
-    return await _set_draining(operator, name, None, message=f"host resume {name}")
+    return await _set_draining(operator, name, None, False, message=f"host resume {name}")
 
 
-async def _set_draining(operator: Operator, name: str, reason: str | None, *, message: str) -> bool:
+async def _set_draining(operator: Operator, name: str, reason: str | None, serving_only: bool, *, message: str) -> bool:
     def decide(state: AuthorityState) -> list[Body]:
         before = known_host(state, name)
-        after = msgspec.structs.replace(before, draining=reason)
+        after = msgspec.structs.replace(before, draining=reason, serving_only=serving_only)
         return [] if after == before else [HostBody(host=after)]
 
     return bool(await operator.append(decide, message=message))

@@ -322,9 +322,9 @@ class DataWorker:
 
     @property
     def draining(self) -> str | None:
-        """Why there are no new streams: this process ends, or the operator drains the host."""
+        """Why no new streams begin here: this process ends, or the operator drains the host."""
         host = self.snapshot.host(self.place)
-        return self._shutting_down or (host.draining if host is not None else None)
+        return self._shutting_down or (host.why_silent if host is not None else None)
 
     def why_draining(self, instance: Instance) -> str | None:
         host = self.snapshot.host(instance.host)

@@ -123,9 +123,9 @@ class Outbound:
         flow.subject, flow.caller, flow.source, flow.over = subject, caller, source, trio.Event()
         flow.speaker = self._owner.name
         host = self._owner.snapshot.host(subject.name) if subject.kind == "host" else None
-        if host is not None and host.draining is not None:
+        if host is not None and host.why_silent is not None:
             sock.close()
-            self._streams.not_live(flow, "refused", f"host {host.name} is draining: {host.draining}", None)
+            self._streams.not_live(flow, "refused", f"host {host.name} is draining: {host.why_silent}", None)
             return None
         return flow if self._begin(sock, flow) else None
 

@@ -132,8 +132,8 @@ def _about_names(
             words.append(f"host {subject.name} is not known here{_nearest(subject.name, snapshot.authority.hosts)}")
         elif (reason := snapshot.host_revoked(subject.name)) is not None:
             words.append(f"host {subject.name} is revoked: {reason}")
-        elif host.draining is not None:
-            words.append(f"host {subject.name} is draining: {host.draining}")
+        elif host.why_silent is not None:
+            words.append(f"host {subject.name} is draining: {host.why_silent}")
     elif subject.name not in snapshot.authority.clients:
         nearest = _nearest(subject.name, snapshot.authority.clients)
         words.append(f"client {subject.name} is not known here{nearest}: see `meshbridge client list`")

@@ -134,6 +134,8 @@ class HostBody(_Body, frozen=True, tag="host"):
             _same(service, parse_service(service), "service name")
         _check_labels(self.host.labels)
         _check_text(self.host.draining or "", "drain reason")
+        if self.host.serving_only and self.host.draining is None:
+            raise InputError("a host that is in service is not drained in part")
         if self.host.via is not None:
             _same(self.host.via, parse_gateway(self.host.via), "gateway name")
             if self.host.serves:

@@ -177,6 +177,7 @@ def test_c09_names_outside_the_grammar_are_never_signed(bad: str) -> None:
         lambda: HostBody(host=Host(name="vm1", labels={"OS": "aix"})),
         lambda: HostBody(host=Host(name="vm1", labels={f"k{i}": "v" for i in range(65)})),
         lambda: HostBody(host=Host(name="vm1", draining="x" * 1000)),
+        lambda: HostBody(host=Host(name="vm1", serving_only=True)),
         lambda: InviteBody(id="a/b-c", role="host", name="vm1", secret_hash="0" * 64, expires_at=1),
         lambda: InviteBody(id="abcd", role="gateway", name="a.b", secret_hash="0" * 64, expires_at=1),
         lambda: InviteBody(id="abcd", role="host", name="vm1", secret_hash="secret", expires_at=1),

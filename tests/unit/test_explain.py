@@ -78,6 +78,8 @@ def test_revoked_and_draining_hosts_are_named():
     assert "host web is revoked: stolen" in said(revoked=[revocation("web", "stolen")]).remarks
     draining = [Host(name="web", draining="update"), HOSTS[1]]
     assert "host web is draining: update" in said(hosts=draining).remarks
+    serving_only = [Host(name="web", draining="update", serving_only=True), HOSTS[1]]
+    assert "host web is draining: update" not in said(hosts=serving_only).remarks, "its own programs go on"
 
 
 def test_clients_and_empty_policies():
