@@ -25,6 +25,7 @@ PACKAGES = {
     "debootstrap": ("debootstrap",),
     "systemd-nspawn": ("systemd-container", "libsystemd-shared"),
     "shellcheck": ("shellcheck",),
+    "busybox": ("busybox-static",),
 }
 """By program, with those of its libraries that a small installation lacks."""
 OPENSSH_10 = "openssh-10"
@@ -65,7 +66,7 @@ def find_program(name: str) -> Program:
     if not root.exists():
         _fetch_once(name)
     libraries = {str(file.parent) for file in root.rglob("*.so*")}
-    path = next(file for folder in ("usr/sbin", "usr/bin") if (file := root / folder / name).exists())
+    path = next(file for folder in ("usr/sbin", "usr/bin", "bin") if (file := root / folder / name).exists())
     return Program(path, {"LD_LIBRARY_PATH": os.pathsep.join(sorted(libraries))} if libraries else {})
 
 
