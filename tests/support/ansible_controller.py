@@ -82,6 +82,8 @@ class Controller:
         self.home = place / "home"
         self.groups: dict[str, Hosts] = {}
         self.variables: dict[str, Any] = {}
+        self.pipelining = True
+        """Not Ansible's default: faster by half."""
         for folder in (self.place, self.home):
             folder.mkdir()
         self.command("ansible-galaxy", "collection", "install", str(COLLECTION)).ok()
@@ -116,7 +118,8 @@ class Controller:
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
-        return {**kept, "HOME": str(self.home), "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false"}
+        ours = {"HOME": str(self.home), "ANSIBLE_PIPELINING": str(self.pipelining)}
+        return {**kept, **ours, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false"}
 
     def _write(self) -> None:
         known = "-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=known_hosts -o ServerAliveInterval=10"
@@ -124,6 +127,7 @@ class Controller:
             "ansible_user": "root",
             "ansible_ssh_private_key_file": str(self._machines.key),
             "ansible_ssh_common_args": known,
+            "ansible_become_method": "su",
         }
         groups = {name: {"hosts": hosts} for name, hosts in self.groups.items()}
         inventory = {"all": {"vars": everybody, "children": groups}}

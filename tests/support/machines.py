@@ -58,7 +58,10 @@ _INOTIFY_LEAST = 1024
 """Of one user: every machine's systemd and services have a dozen, and with the usual 128 the ninth does not boot."""
 _HIERARCHIES = ("/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup")
 # What a running system writes by itself, and what is no file of it.
-_NOT_THE_MACHINES = ("proc", "sys", "dev", "run", "tmp", "var/tmp", "var/log", "root/.ansible", "var/cache/ldconfig")
+_NOT_THE_MACHINES = (
+    *("proc", "sys", "dev", "run", "tmp", "var/tmp", "root/.ansible"),
+    *("var/log/journal", "var/log/wtmp", "var/log/btmp", "var/log/lastlog", "var/lib/systemd/timers"),
+)
 
 Prepare = Callable[[Path], None]
 """Gets the layer, in which files may be put before the machine starts, and the root below it."""
@@ -181,6 +184,8 @@ def _entries(root: Path) -> Iterator[tuple[str, Entry]]:
         folders[:] = [name for name in folders if os.path.join(directory, name) not in left_out]
         for name in (*folders, *names):
             path = Path(directory, name)
+            if str(path) in left_out:
+                continue
             seen = path.lstat()
             content = ""
             if stat.S_ISLNK(seen.st_mode):
