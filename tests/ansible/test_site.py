@@ -218,7 +218,7 @@ def test_removal_leaves_the_machines_as_they_were_found(lab: Lab) -> None:
         different = {
             path for path in after.keys() | lab.before[name].keys() if after.get(path) != lab.before[name].get(path)
         }
-            assert different - LEFT_BY_USERADD == set()
+        assert different - LEFT_BY_USERADD == set()
         if "systemd" in lab[name].run("cat", "/proc/1/comm"):
             assert "meshbridge" not in lab[name].run("systemctl", "list-units", "--all", "--no-pager", "--plain")
         assert "meshbridge" not in lab[name].run("ps", "ax", "-o", "args")
