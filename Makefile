@@ -39,7 +39,7 @@ test-long: $(STAMP) ## every process killed and every cable cut in turn under lo
 	@MESHBRIDGE_LONG_SECONDS=$(SECONDS) $(PY) -m pytest -s \
 		tests/netns/test_whatever_is_killed_or_cut_costs_what_ran_through_it.py $(ARGS)
 
-test-ansible: $(STAMP) ## the Ansible collection: lint, its modules against a real estate; installs ansible-core
+test-ansible: $(STAMP) ## the Ansible collection, on whole machines; lint and sanity; installs ansible-core
 	@$(PY) -c 'import ansible.release, ansiblelint' 2>/dev/null || \
 		$(PY) -m pip install --quiet --disable-pip-version-check --editable '.[ansible]'
 	@$(PY) -m tests.support.ansible_sanity
