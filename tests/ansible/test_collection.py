@@ -73,15 +73,6 @@ def test_ansible_lint_would_say_what_is_wrong(tmp_path: Path) -> None:
     assert done.returncode == 2 and "fqcn" in done.stdout, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("role", ROLES)
-def test_every_variable_is_specified_and_documented(role: str) -> None:
-    defaults = set(read(COLLECTION / "roles" / role / "defaults" / "main.yml"))
-    specified = read(COLLECTION / "roles" / role / "meta" / "argument_specs.yml")["argument_specs"]["main"]["options"]
-    documented = re.findall(r"^\| `(\w+)` \|", (COLLECTION / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    assert defaults == set(specified)
-    assert defaults == {name for name in documented if name.startswith(f"{role}_")}
-
-
 def test_the_versions_agree() -> None:
     project = (COLLECTION.parent / "pyproject.toml").read_text(encoding="utf-8")
     [version] = re.findall(r'^version = "(.+)"', project, re.MULTILINE)
