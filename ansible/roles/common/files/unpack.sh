@@ -11,6 +11,9 @@ say_no() {
 prefix=$1 version=$2 wanted=$3
 new=$prefix/.$version.new
 
+for tool in awk cut df gzip tail tar wc; do
+    command -v "$tool" >/dev/null 2>&1 || say_no "there is no $tool here, which unpacking takes; install it"
+done
 mkdir -p "$prefix" 2>/dev/null || say_no "$prefix cannot be made; is the file system read-only? make it writable, or set common_prefix"
 rm -rf "$new" 2>/dev/null
 mkdir "$new" 2>/dev/null || say_no "nothing can be written below $prefix; is the file system read-only or full? make it writable, or set common_prefix"
@@ -42,5 +45,7 @@ inner=$new
 rm -rf "${prefix:?}/$version"
 mv "$inner" "$prefix/$version" || say_no "$prefix/$version cannot be put in place"
 rm -rf "$new"
+# Under SELinux services start only what carries the label of a program, which names give it and copies do not.
+if command -v restorecon >/dev/null 2>&1; then restorecon -R "$prefix/$version" >/dev/null 2>&1; fi
 exit 0
 # ARCHIVE
