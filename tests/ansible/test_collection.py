@@ -125,3 +125,11 @@ def test_nothing_needs_sudo_or_su_on_a_machine_where_root_logs_in() -> None:
     for path in TASK_FILES:
         text = path.read_text(encoding="utf-8")
         assert not re.search(r"become_user|become_method|\b(sudo|su|runuser|setpriv)\b -", text), path.name
+
+
+def test_the_licences_go_with_the_collection() -> None:
+    assert (COLLECTION / "LICENSE").read_bytes() == (COLLECTION.parent / "LICENSE").read_bytes()
+    marked = {path for path in COLLECTION.rglob("*.py") if "GNU General Public License" in path.read_text()[:200]}
+    needed = {path for path in (COLLECTION / "plugins").rglob("*.py") if path.parent.name != "module_utils"}
+    assert marked == needed, "Ansible wants it of whatever it loads; what these import is Apache-2.0 like the rest"
+    assert "GENERAL PUBLIC LICENSE" in (COLLECTION / "COPYING").read_text()[:200]
