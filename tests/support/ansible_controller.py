@@ -25,7 +25,7 @@ COLLECTION = Path(__file__).parents[2] / "ansible"
 BIN = Path(sys.executable).parent
 PLAY_TIMEOUT = 400.0
 _RECAP = re.compile(r"^(\S+) +: (ok=.*)$", re.MULTILINE)
-_TASK = re.compile(r"^(?:TASK|RUNNING HANDLER) \[(.*?)\] \*+$")
+_TASK = re.compile(r"^TASK \[(.*?)\] \*+$")
 _CHANGED = re.compile(r"^changed: \[([\w.-]+)")
 
 Hosts = dict[str, dict[str, Any]]
