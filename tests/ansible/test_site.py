@@ -52,7 +52,8 @@ SAID_INSTEAD = {
     "Bring the keys to where the operator's home is": "Put the host on record",
     "Start the service and have it start with the machine": "Say that it would be started",
     "Start the script and have it start with the machine": "Say that it would be started",
-    "Restart it now if it has to be": "Say that it would be started",
+    "Restart the gateway": "Say that it would be started",
+    "Restart the agent": "Say that it would be started",
 }
 """What check mode prints where the step itself needs what is not there yet."""
 
