@@ -131,6 +131,14 @@ def test_nothing_needs_sudo_or_su_on_a_machine_where_root_logs_in() -> None:
 def test_the_licences_go_with_the_collection() -> None:
     assert (COLLECTION / "LICENSE").read_bytes() == (COLLECTION.parent / "LICENSE").read_bytes()
     marked = {path for path in COLLECTION.rglob("*.py") if "GNU General Public License" in path.read_text()[:200]}
-    needed = {path for path in (COLLECTION / "plugins").rglob("*.py") if path.parent.name != "module_utils"}
+    needed = {path for path in (COLLECTION / "plugins").rglob("*.py") if not path.parent.name.endswith("_utils")}
     assert marked == needed, "Ansible wants it of whatever it loads; what these import is Apache-2.0 like the rest"
     assert "GENERAL PUBLIC LICENSE" in (COLLECTION / "COPYING").read_text()[:200]
+
+
+def test_no_module_is_run_by_a_python_that_is_too_old_for_it() -> None:
+    """ansible-core 2.16 would take 3.6, which does not know what our modules begin with."""
+    needed = read(COLLECTION / "roles" / "common" / "vars" / "main.yml")["common_python_needed"]
+    oldest = min(int(minor) for minor in re.findall(r"'3, (\d+)'", needed))
+    assert read(COLLECTION / "tests" / "config.yml")["modules"]["python_requires"] == f">=3.{oldest}"
+    assert oldest >= 7

@@ -61,6 +61,8 @@ def test_no_sanity_test_fails(outcomes: Outcomes) -> None:
 def test_modules_compile_and_are_imported_by_every_python_here_that_ansible_supports(outcomes: Outcomes) -> None:
     for kind in ("compile", "import"):
         versions = {name: one for name, one in outcomes.items() if bare(name) == kind}
+        # Not those that are older than what our modules want: tests/config.yml.
+        versions = {name: one for name, one in versions.items() if one.skipped != "No tests applicable."}
         missing = {name: one.skipped for name, one in versions.items() if one.skipped}
         print(f"{kind}: {len(versions) - len(missing)} of {len(versions)}", *missing.values(), sep="; ")
         here = {re.sub(r"^python", f"{kind}-python-", path.name) for path in ansible_sanity.pythons()}

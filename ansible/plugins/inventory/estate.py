@@ -54,7 +54,7 @@ from ansible_collections.meshbridge.bridge.plugins.module_utils.estate_inventory
     services_of,
     variables_of,
 )
-from ansible_collections.meshbridge.bridge.plugins.module_utils.program import NoAnswer, ask
+from ansible_collections.meshbridge.bridge.plugins.plugin_utils.program import NoAnswer, ask
 
 NODE_IS_DOWN = 69
 

@@ -61,7 +61,7 @@ _raw:
 
 from ansible.errors import AnsibleError
 from ansible.plugins.lookup import LookupBase
-from ansible_collections.meshbridge.bridge.plugins.module_utils.program import NoAnswer, ask
+from ansible_collections.meshbridge.bridge.plugins.plugin_utils.program import NoAnswer, ask
 
 
 class LookupModule(LookupBase):
