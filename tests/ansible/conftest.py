@@ -18,6 +18,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.ansible_estate import AnsibleEstate
+from tests.support.debian_programs import NoProgram
+
 ROOT = Path(__file__).parents[2]
 COLLECTION = ROOT / "ansible"
 NAMESPACE = "ansible_collections.meshbridge.bridge.plugins"
@@ -102,3 +105,13 @@ def run_module(collections: Path, program: Path, home: Path, tmp_path: Path) -> 
         return answer
 
     return run
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AnsibleEstate]:
+    """On four machines; shared by the tests that do something to what is there, each of which leaves it well."""
+    try:
+        with AnsibleEstate(tmp_path_factory.mktemp("estate-of-machines")) as estate:
+            yield estate
+    except NoProgram as why:
+        pytest.skip(str(why))

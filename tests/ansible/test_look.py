@@ -63,6 +63,7 @@ def test_what_is_there_is_seen(shell: list[str], tmp_path: Path) -> None:
         "common_python": str(prefix / "current/python/bin/python3"),
         "common_python_needed": "3, 8",
         "common_operator_home": str(tmp_path),
+        "common_home": str(tmp_path / "home"),
     }
     found = seen(shell, script("look.yml", **variables))
     assert found.keys() == {"arch", "init", "python", "own", "installed", "current", "runlevels", "logrotate", "runs"}
@@ -79,3 +80,29 @@ def test_what_is_there_is_seen(shell: list[str], tmp_path: Path) -> None:
     (tmp_path / "domain.json").touch()
     found = seen(shell, script("operator.yml", **variables))
     assert found["owner"] == str((tmp_path / "domain.json").stat().st_uid)
+
+
+def test_the_release_that_runs_is_seen_whatever_current_leads_to(shell: list[str], tmp_path: Path) -> None:
+    prefix, home = tmp_path / "prefix", tmp_path / "home"
+    python = prefix / "1.0" / "python"
+    python.parent.mkdir(parents=True)
+    # A program that waits, and whose words are those of a node.
+    shutil.copy(shutil.which("sh") or "", python)
+    (prefix / "current").symlink_to("2.0")
+    variables = {
+        "common_prefix": str(prefix),
+        "common_version": "2.0",
+        "common_node": "agent",
+        "common_python": str(prefix / "current/python/bin/python3"),
+        "common_python_needed": "3, 8",
+        "common_home": str(home),
+    }
+    text = script("look.yml", **variables)
+    words = ["-m", "cli.start", "--home", str(home), "agent", "run"]
+    with subprocess.Popen([python, "-c", "read line", *words], stdin=subprocess.PIPE) as node:
+        assert seen(shell, text)["running"] == "1.0"
+        node.kill()
+    with subprocess.Popen([sys.executable, "-c", "input()", *words], stdin=subprocess.PIPE) as other:
+        assert "running" not in seen(shell, text), "a program from elsewhere"
+        other.kill()
+    assert "running" not in seen(shell, text)

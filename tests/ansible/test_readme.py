@@ -24,8 +24,10 @@ SOURCES = [path for kind in ("*.yml", "*.j2") for path in COLLECTION.rglob(kind)
 OWN = {
     *("meshbridge_host", "meshbridge_service"),  # modules
     *("meshbridge_node", "meshbridge_draining", "meshbridge_had", "meshbridge_runs", "meshbridge_why"),
+    *("meshbridge_moves", "meshbridge_drains", "meshbridge_drained", "meshbridge_is_well", "meshbridge_status"),
     *("meshbridge_gateways", "meshbridge_agents", "meshbridge_agentless"),  # groups
     *("adopt_bare", "adopt_observed", "adopt_policy", "adopt_seen"),
+    *("adopt_content", "adopt_in_force", "adopt_name", "adopt_names", "adopt_now", "adopt_rule"),
 }
 """What playbooks and roles give one another, and nobody sets."""
 

@@ -135,3 +135,12 @@ def test_h32_nothing_in_a_group_s_name_but_letters() -> None:
     for hostile in ("-x y", "$(id)", "a\nb", "{{ 1 }}", "'q\"", "é"):
         assert inventory.plain(hostile).replace("_", "a").isalnum()
         assert inventory.plain(hostile).isascii()
+
+
+def test_a_drain_for_another_reason_is_not_ours_to_end() -> None:
+    def ends(draining: bool | None, reason: str | None, on_record: str | None) -> bool:
+        return bool(wanted.is_ours_to_end({"draining": on_record}, {"draining": draining, "reason": reason}))
+
+    assert ends(False, "upgrade", "upgrade") and ends(False, None, "new disk") and ends(False, "upgrade", None)
+    assert ends(True, "upgrade", "new disk") and ends(None, "upgrade", "new disk")
+    assert not ends(False, "upgrade", "new disk")

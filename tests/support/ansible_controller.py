@@ -94,11 +94,25 @@ class Controller:
 
     def play(self, playbook: str, *options: str, timeout: float = PLAY_TIMEOUT, **variables: Any) -> Played:
         """One of the collection's playbooks, or a file."""
+        return self.command("ansible-playbook", *self._words(playbook, options, variables), timeout=timeout)
+
+    def begin(self, playbook: str, *options: str, **variables: Any) -> subprocess.Popen[bytes]:
+        """A run that the test is to end, with all of its process group."""
+        return subprocess.Popen(
+            [*self._machines.controller, str(BIN / "ansible-playbook"), *self._words(playbook, options, variables)],
+            cwd=self.place,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    def _words(self, playbook: str, options: tuple[str, ...], variables: dict[str, Any]) -> list[str]:
         self._write()
         name = playbook if "/" in playbook else f"meshbridge.bridge.{playbook}"
         extra = ["-e", json.dumps(variables)] if variables else []
-        words = ["-i", "inventory.json", "-e", "@estate.json", name, *options, *extra]
-        return self.command("ansible-playbook", *words, timeout=timeout)
+        return ["-i", "inventory.json", "-e", "@estate.json", name, *options, *extra]
 
     def command(self, program: str, *words: str, timeout: float = PLAY_TIMEOUT) -> Played:
         began = time.monotonic()

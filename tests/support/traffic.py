@@ -313,6 +313,12 @@ class Load:
             done = self._changed.wait_for(lambda: so_far() >= wanted, timeout)
         assert done, f"{count} answers of {of or 'anyone'} did not come: {self.answers}, failures {self.failures[:3]}"
 
+    def stop(self) -> None:
+        """No more requests; those under way are answered."""
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(PATIENCE)
+
     def __enter__(self) -> Load:
         for thread in self._threads:
             thread.start()
@@ -321,6 +327,4 @@ class Load:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(PATIENCE)
+        self.stop()

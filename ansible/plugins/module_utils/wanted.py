@@ -50,6 +50,15 @@ def host_record(shown):
     return record
 
 
+def is_ours_to_end(shown, params):
+    """Not the drain of somebody who had another reason."""
+    return (
+        params["draining"] is not False
+        or None in (params["reason"], shown["draining"])
+        or (shown["draining"] == params["reason"])
+    )
+
+
 def host_wanted(before, params, host_keys=()):
     """The record as the task wants it: what it says, and for the rest what is on record.
 

@@ -46,8 +46,14 @@ options:
     description: How long streams may go on, like V(90s) or V(10m).
     type: str
     default: 10m
+  drain_serving_only:
+    description: With O(draining=true), only nothing new goes to it. Its own programs go on calling, and nothing is cut.
+    type: bool
+    default: false
   reason:
-    description: Why it is drained or revoked, for the audit trail.
+    description:
+      - Why it is drained or revoked, for the audit trail.
+      - With O(draining=false), a drain for another reason is left as it is.
     type: str
   revoke:
     description: With O(state=absent), refuse its keys as well, so that a copy of them is of no use.
@@ -135,6 +141,7 @@ from ansible_collections.meshbridge.bridge.plugins.module_utils.wanted import (
     host_options,
     host_record,
     host_wanted,
+    is_ours_to_end,
 )
 
 RECORDED = (*HOST_FIELDS, "reach", "via", "host_keys", "login", "crypto")
@@ -151,6 +158,7 @@ def main():
             "serves": {"type": "list", "elements": "str"},
             "draining": {"type": "bool"},
             "drain_deadline": {"type": "str", "default": "10m"},
+            "drain_serving_only": {"type": "bool", "default": False},
             "reason": {"type": "str"},
             "revoke": {"type": "bool", "default": False},
             "lift_revocation": {"type": "bool", "default": False},
@@ -170,7 +178,10 @@ def main():
         supports_check_mode=True,
     )
     estate = Estate(module)
-    before = host_record(estate.find("host", "show", module.params["name"]))
+    shown = estate.find("host", "show", module.params["name"])
+    before = host_record(shown)
+    if before and not is_ours_to_end(shown, module.params):
+        module.params["draining"] = None
     work = {"present": _present, "revoked": _revoked, "absent": _absent}[module.params["state"]]
     after, facts = work(module, estate, before)
     module.exit_json(changed=facts.pop("changed"), host=after, diff={"before": before, "after": after}, **facts)
@@ -198,8 +209,9 @@ def _present(module, estate, before):
 
 def _drain(estate, params):
     """How many streams had to be cut: the command says no, with 1, when there were some."""
-    reason = ["--reason", params["reason"]] if params["reason"] else []
-    return estate.count("cut", "host", "drain", params["name"], "--deadline", params["drain_deadline"], *reason)
+    options = ["--reason", params["reason"]] if params["reason"] else []
+    options += ["--serving-only"] if params["drain_serving_only"] else []
+    return estate.count("cut", "host", "drain", params["name"], "--deadline", params["drain_deadline"], *options)
 
 
 def _host_keys(module):
