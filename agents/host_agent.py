@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,15 +109,15 @@ class HostAgent(Node):
         nursery.start_soon(self._save_changes)
         nursery.start_soon(self._retry_problems)
         endpoint = self._dns or Endpoint(self.namespace.book.server_address, DNS_PORT)
+        serve = partial(
+            serve_dns,
+            endpoint,
+            lambda: self.namespace.zone,
+            on_bug=_dns_bug,
+            sockets=self.inherited.dns(endpoint.host, endpoint.port),
+            opened=self._dns_opened,
+        )
         try:
-            serve = partial(
-                serve_dns,
-                endpoint,
-                lambda: self.namespace.zone,
-                on_bug=_dns_bug,
-                sockets=self.inherited.dns(endpoint.host, endpoint.port),
-                opened=self._dns_opened,
-            )
             await nursery.start(serve)
         except MeshError as exc:
             if self._dns is not None:
@@ -124,6 +125,7 @@ class HostAgent(Node):
             # The default place being taken is no reason not to serve: names resolve without DNS as well.
             self._alarms["dns"] = f"no DNS server: {exc}"
             log.warning("no DNS server", reason=str(exc))
+            nursery.start_soon(self._retry_dns, nursery, serve)
         self._links.follow(nursery)
 
     def _dns_opened(self, sockets: tuple[socket.socket, socket.socket]) -> None:
@@ -234,6 +236,19 @@ class HostAgent(Node):
             delay = min(2 * delay, limits.BIND_RETRY_MAX)
             if self.namespace.problems:
                 self._changed.ask()  # whoever held a port may be gone
+
+    async def _retry_dns(self, nursery: trio.Nursery, serve: Callable[..., Awaitable[None]]) -> None:
+        """Until whoever holds its place has gone."""
+        delay = limits.BIND_RETRY_FIRST
+        while "dns" in self._alarms:
+            await trio.sleep(delay)
+            delay = min(2 * delay, limits.BIND_RETRY_MAX)
+            try:
+                await nursery.start(serve)
+                del self._alarms["dns"]
+                log.info("the DNS server listens")
+            except MeshError as exc:
+                self._alarms["dns"] = f"no DNS server: {exc}"
 
     # --- gateways -------------------------------------------------------------------------------------------------
 

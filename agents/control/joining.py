@@ -51,6 +51,8 @@ from inventory.strict_json import decode
 
 _PENDING_MAX_BYTES = 16 * limits.KIB
 _GATEWAYS: tuple[Role, ...] = ("gateway",)
+_UNREACHABLE = "is the gateway running, and does a firewall let this machine reach it?"
+_CLOCKS = "set the clock right, of this machine or of the gateway, and try again"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,7 +243,7 @@ class Applicant:
                 raise InputError("; ".join(reasons), hint="is the token of this estate, and is something in between?")
             delay = backoff.next()
             if trio.current_time() + delay >= deadline:
-                hint = "is the gateway running, and does a firewall let this machine reach it?"
+                hint = _CLOCKS if any("our clock says" in why for why in reasons) else _UNREACHABLE
                 raise Unavailable(f"no gateway could enrol this {self.token.role}: " + "; ".join(reasons), hint=hint)
             say(f"waiting for a gateway ({reasons[0]})")
             await trio.sleep(delay)

@@ -259,6 +259,17 @@ async def test_without_a_gateway_it_waits_a_while_and_says_for_what(
     assert said
 
 
+async def test_where_clocks_differ_the_last_words_are_about_the_clock(
+    autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = await desk.invite()
+    real = clock.now
+    monkeypatch.setattr(clock, "now", lambda: real() + 30 * 86_400)
+    with pytest.raises(Unavailable, match="our clock says") as caught:
+        await join(format_token(token), tmp_path / "vm1", JoinOptions(), version="1", dial=network.dial)
+    assert "set the clock right" in caught.value.hint
+
+
 async def test_a_gateway_of_another_estate_is_named_at_once(
     autojump_clock: MockClock, desk: Desk, network: Network, tmp_path: Path
 ) -> None:
