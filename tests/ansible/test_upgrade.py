@@ -5,8 +5,6 @@ The tests share one estate; each leaves it as well as it found it.
 
 from __future__ import annotations
 
-import os
-import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -140,12 +138,9 @@ def test_a_run_that_was_killed_is_completed_by_the_next_and_three_releases_stay(
 ) -> None:
     for _ in range(2):
         version = installed.release()
-        run = installed.controller.begin("upgrade", "--limit", CANARY, meshbridge_version=version)
-        try:
+        with installed.controller.begin("upgrade", "--limit", CANARY, meshbridge_version=version) as playing:
             eventually(lambda: installed.current(CANARY) == version, timeout=BEGUN_WITHIN, what="the link")  # noqa: B023
-        finally:
-            os.killpg(run.pid, signal.SIGKILL)
-            run.wait()
+            playing.kill()
         assert installed.is_drained(CANARY), "killed half way"
         installed.controller.play("upgrade", "--limit", CANARY, meshbridge_version=version).ok()
         assert installed.versions()[CANARY] == version and not installed.is_drained(CANARY)

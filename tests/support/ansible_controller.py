@@ -12,11 +12,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from tests.support.machines import Machine, Machines
@@ -27,6 +30,7 @@ PLAY_TIMEOUT = 400.0
 _RECAP = re.compile(r"^(\S+) +: (ok=.*)$", re.MULTILINE)
 _TASK = re.compile(r"^TASK \[(.*?)\] \*+$")
 _CHANGED = re.compile(r"^changed: \[([\w.-]+)")
+_FAILED = re.compile(r"^(?:fatal|failed): \[([\w.-]+)[^]]*\](?: \(.*\))?(?:: \w+!)? => (?=\{)", re.MULTILINE)
 
 Hosts = dict[str, dict[str, Any]]
 """By the inventory's name, a host's variables."""
@@ -68,9 +72,59 @@ class Played:
         found = re.findall(r'^(?:fatal|failed): \[.*?"msg": "((?:[^"\\]|\\.)*)"', self.text, re.MULTILINE)
         return [json.loads(f'"{text}"') for text in found]
 
+    @property
+    def last_words(self) -> dict[str, str]:
+        """By host, the message with which the last of its tasks failed."""
+        words = {}
+        for failed in _FAILED.finditer(self.text):
+            # Of many lines when the run is verbose.
+            answer, _ = json.JSONDecoder().raw_decode(self.text, failed.end())
+            words[failed[1]] = str(answer["msg"])
+        return words
+
     def ok(self) -> Played:
         assert self.code == 0, "\n".join(self.failures) + "\n" + self.text[-6000:]
         return self
+
+
+class Playing:
+    """A run that is under way. Leaving the block ends it as if its terminal were gone, with all that it started."""
+
+    def __init__(self, command: list[str], place: Path, environment: dict[str, str]) -> None:
+        self._began = time.monotonic()
+        self._output = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed where this ends
+        self._process = subprocess.Popen(
+            command,
+            cwd=place,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def wait(self, timeout: float = PLAY_TIMEOUT) -> Played:
+        self._process.wait(timeout)
+        return self._played()
+
+    def kill(self) -> Played:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        return self._played()
+
+    def _played(self) -> Played:
+        self._output.seek(0)
+        return Played(self._process.returncode, self._output.read(), time.monotonic() - self._began)
+
+    def __enter__(self) -> Playing:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process.poll() is None:
+            self.kill()
+        self._output.close()
 
 
 class Controller:
@@ -84,6 +138,8 @@ class Controller:
         self.variables: dict[str, Any] = {}
         self.pipelining = True
         """Not Ansible's default: faster by half."""
+        self.settings: dict[str, str] = {}
+        """Of Ansible itself, by the environment: `ANSIBLE_LOG_PATH` and the like."""
         for folder in (self.place, self.home):
             folder.mkdir()
         self.command("ansible-galaxy", "collection", "install", str(COLLECTION)).ok()
@@ -94,46 +150,28 @@ class Controller:
 
     def play(self, playbook: str, *options: str, timeout: float = PLAY_TIMEOUT, **variables: Any) -> Played:
         """One of the collection's playbooks, or a file."""
-        return self.command("ansible-playbook", *self._words(playbook, options, variables), timeout=timeout)
+        with self.begin(playbook, *options, **variables) as playing:
+            return playing.wait(timeout)
 
-    def begin(self, playbook: str, *options: str, **variables: Any) -> subprocess.Popen[bytes]:
-        """A run that the test is to end, with all of its process group."""
-        return subprocess.Popen(
-            [*self._machines.controller, str(BIN / "ansible-playbook"), *self._words(playbook, options, variables)],
-            cwd=self.place,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-
-    def _words(self, playbook: str, options: tuple[str, ...], variables: dict[str, Any]) -> list[str]:
+    def begin(self, playbook: str, *options: str, **variables: Any) -> Playing:
         self._write()
         name = playbook if "/" in playbook else f"meshbridge.bridge.{playbook}"
         extra = ["-e", json.dumps(variables)] if variables else []
-        return ["-i", "inventory.json", "-e", "@estate.json", name, *options, *extra]
+        words = ["-i", "inventory.json", "-e", "@estate.json", name, *options, *extra]
+        return self._start("ansible-playbook", *words)
 
     def command(self, program: str, *words: str, timeout: float = PLAY_TIMEOUT) -> Played:
-        began = time.monotonic()
-        done = subprocess.run(
-            [*self._machines.controller, str(BIN / program), *words],
-            cwd=self.place,
-            env=self.environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-        return Played(done.returncode, done.stdout, time.monotonic() - began)
+        with self._start(program, *words) as playing:
+            return playing.wait(timeout)
+
+    def _start(self, program: str, *words: str) -> Playing:
+        return Playing([*self._machines.controller, str(BIN / program), *words], self.place, self.environment)
 
     @property
     def environment(self) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         ours = {"HOME": str(self.home), "ANSIBLE_PIPELINING": str(self.pipelining)}
-        return {**kept, **ours, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false"}
+        return {**kept, **ours, "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCALHOST_WARNING": "false", **self.settings}
 
     def _write(self) -> None:
         known = "-o StrictHostKeyChecking=accept-new -o UserKnownHostsFile=known_hosts -o ServerAliveInterval=10"

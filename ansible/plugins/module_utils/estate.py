@@ -79,5 +79,6 @@ class Estate:
             self._module.fail_json(msg=f"`meshbridge {args[0]}` did not answer with JSON; is it of this version?")
 
     def _fail(self, code, err, args):
-        words = err.strip() or f"`meshbridge {' '.join(args[:2])}` ended with {code}"
+        words = err.strip().removeprefix("meshbridge: ").replace("\n  hint: ", "; ")
+        words = words or f"`meshbridge {' '.join(args[:2])}` ended with {code}"
         self._module.fail_json(msg=words, rc=code)
