@@ -142,3 +142,17 @@ def test_no_module_is_run_by_a_python_that_is_too_old_for_it() -> None:
     oldest = min(int(minor) for minor in re.findall(r"'3, (\d+)'", needed))
     assert read(COLLECTION / "tests" / "config.yml")["modules"]["python_requires"] == f">=3.{oldest}"
     assert oldest >= 7
+
+
+def test_what_an_include_with_a_tag_brings_has_that_tag() -> None:
+    """A tag on an include chooses the include alone: without `apply`, `--tags` runs nothing of what it brings."""
+    without = []
+    for path in TASK_FILES:
+        for task in tasks_in(read(path)):
+            tags = [tag for tag in task.get("tags", []) if tag != "always"]
+            for verb in ("ansible.builtin.include_tasks", "ansible.builtin.include_role"):
+                options = task.get(verb)
+                applied = options.get("apply", {}).get("tags", []) if isinstance(options, dict) else []
+                if options and not set(tags) <= set(applied):
+                    without.append(f"{path.relative_to(COLLECTION)}: {task['name']}")
+    assert not without

@@ -52,8 +52,8 @@ SAID_INSTEAD = {
     "Bring the keys to where the operator's home is": "Put the host on record",
     "Start the service and have it start with the machine": "Say that it would be started",
     "Start the script and have it start with the machine": "Say that it would be started",
-    "Restart the gateway": "Say that it would be started",
-    "Restart the agent": "Say that it would be started",
+    # What handlers do is counted with the step that runs them.
+    "Restart it now if it has to be": "Say that it would be started",
 }
 """What check mode prints where the step itself needs what is not there yet."""
 
@@ -205,6 +205,21 @@ def test_what_somebody_changed_is_changed_back(lab: Lab) -> None:
     assert "-# by hand" in predicted.text
     assert {host for _, host in predicted.changes} == {host for _, host in mended.changes} == {"vm1", "vm2"}
     lab.wait_answer("vm2", "web")
+
+
+def test_a_renamed_machine_or_a_missing_file_is_refused_before_anything_is_signed(lab: Lab) -> None:
+    before = lab["gw1"].run(MESHBRIDGE, "--home", "/var/lib/meshbridge/gateway", "policy", "log")
+    renamed = lab.controller.play("site", "--limit", "vm2", agent_name="vm2new")
+    assert "is the home of host vm2 and not of host vm2new" in renamed.failures[-1]
+    missing = lab.controller.play("site", "--limit", "box", meshbridge_host_key="nowhere.pub")
+    assert "nowhere.pub is not there" in missing.failures[-1] and missing.total("failed") == 1
+    assert lab["gw1"].run(MESHBRIDGE, "--home", "/var/lib/meshbridge/gateway", "policy", "log") == before
+
+
+def test_the_estate_alone_is_brought_by_its_tag(lab: Lab) -> None:
+    changed = lab.controller.play("site", "--tags", "estate", meshbridge_policy=POLICY.replace("everybody", "anybody"))
+    assert ("Put the policy in force", "gw1") in changed.ok().changes
+    assert "anybody may call" in lab["gw1"].run(MESHBRIDGE, "--home", "/var/lib/meshbridge/gateway", "policy", "show")
 
 
 def test_removal_leaves_the_machines_as_they_were_found(lab: Lab) -> None:
