@@ -33,7 +33,17 @@ def has_ansible() -> bool:
         return False
 
 
+LONG_FILES = frozenset(
+    f"test_{name}.py"
+    for name in ("consul", "rotate_and_adopt", "secrets_are_nowhere", "upgrade", "what_goes_wrong_is_said")
+)
+"""Many runs of playbooks on machines. `make test-ansible ARGS="-m 'not slow'"` leaves them out, as CI does."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in LONG_FILES and item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.slow)
     if has_ansible():
         return
     for item in items:
