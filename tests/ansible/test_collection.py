@@ -98,8 +98,7 @@ def test_c45_no_task_that_handles_a_secret_is_shown() -> None:
 def test_every_handler_is_guarded_in_check_mode(role: str) -> None:
     for handler in read(COLLECTION / "roles" / role / "handlers" / "main.yml"):
         when = handler["when"]
-        runs = "common_seen.runs == 'yes'"
-        guards = {"not ansible_check_mode", runs, f"{runs} or not ansible_check_mode"}
+        guards = {"not ansible_check_mode", "common_seen.runs == 'yes'"}
         assert guards & set(when if isinstance(when, list) else [when]), handler["name"]
 
 
