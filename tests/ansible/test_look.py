@@ -16,6 +16,8 @@ from tests.ansible.test_collection import read
 from tests.support.debian_programs import NoProgram, find_program
 
 COMMON = COLLECTION / "roles" / "common"
+PARTS = ("common_find_python", "common_find_running")
+"""Scripts that more than one task has in it."""
 
 
 def script(file: str, **variables: str) -> str:
@@ -24,8 +26,9 @@ def script(file: str, **variables: str) -> str:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined)
     environment.filters["quote"] = shlex.quote
     text = read(COMMON / "tasks" / file)[0]["ansible.builtin.raw"]
-    find = environment.from_string(read(COMMON / "vars" / "main.yml")["common_find_python"]).render(variables)
-    return str(environment.from_string(text).render({**variables, "common_find_python": find}))
+    found = read(COMMON / "vars" / "main.yml")
+    parts = {name: environment.from_string(found[name]).render(variables) for name in PARTS if name in text}
+    return str(environment.from_string(text).render({**variables, **parts}))
 
 
 @pytest.fixture(params=["dash", "bash", "busybox"])
