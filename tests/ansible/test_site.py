@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import dns.message
+import dns.query
 import pytest
 
 from tests.conftest import why_no_root_tests
@@ -220,6 +223,22 @@ def test_the_estate_alone_is_brought_by_its_tag(lab: Lab) -> None:
     changed = lab.controller.play("site", "--tags", "estate", meshbridge_policy=POLICY.replace("everybody", "anybody"))
     assert ("Put the policy in force", "gw1") in changed.ok().changes
     assert "anybody may call" in lab["gw1"].run(MESHBRIDGE, "--home", "/var/lib/meshbridge/gateway", "policy", "show")
+
+
+def test_each_kind_of_resolver_knows_the_names_where_that_is_asked_for(lab: Lab) -> None:
+    """systemd-resolved and unbound on vm1, dnsmasq and /etc/hosts on vm2; the removal below takes it back."""
+    agents = lab.controller.groups["meshbridge_agents"]
+    agents["vm1"]["agent_resolver"] = ["systemd-resolved", "unbound"]
+    agents["vm2"]["agent_resolver"] = ["dnsmasq", "hosts"]
+    lab.controller.play("site", "--limit", "vm1,vm2").ok()
+    name = "web.bridge.internal"
+    [address] = re.findall(r"^127\S+", lab["vm2"].run("getent", "hosts", name), re.MULTILINE)
+    assert f"{name}: 127." in lab["vm1"].run("resolvectl", "query", name)
+    for host in ("vm1", "vm2"):
+        with lab.machines.network.inside(host):
+            [answer] = dns.query.udp(dns.message.make_query(name, "A"), "127.0.0.1", timeout=5).answer
+        assert host == "vm1" or [record.address for record in answer] == [address]
+    assert lab.controller.play("site", "--limit", "vm1,vm2").ok().changes == []
 
 
 def test_removal_leaves_the_machines_as_they_were_found(lab: Lab) -> None:
