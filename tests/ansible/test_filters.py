@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 Said = Callable[..., str]
+WATCHDOG = "meshbridge-agent.service: Watchdog timeout (limit 10s)!"
 
 
 @pytest.fixture
@@ -27,6 +28,8 @@ def said(collections: Path) -> Said:
         ({"stderr": "meshbridge: 2 problems\n  a: 1\n  b: 2\nand so on"}, "2 problems; a: 1; b: 2"),
         ({"stdout": None, "msg": "non-zero return code"}, "it ended without a word"),
         ("{json}\nmeshbridge: the port is taken", "the port is taken"),
+        ("meshbridge: no room\nmeshbridge: host vm1 of t.internal is ready\n{json}", "no room"),
+        ("meshbridge: a bug\nmeshbridge-agent.service: Watchdog timeout (limit 10s)!\nkilled", WATCHDOG),
     ],
 )
 def test_the_last_words_of_a_command_are_one_sentence(said: Said, result: Any, expected: str) -> None:

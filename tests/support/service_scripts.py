@@ -27,7 +27,7 @@ DEFAULTS: dict[str, Any] = {
 
 def render(template: str, **changed: Any) -> str:
     """A variable that the template wants and nobody defines is an error, as it is for Ansible."""
-    jinja2 = pytest.importorskip("jinja2", reason="needs jinja2, which comes with the `ansible` extra")
+    jinja2 = pytest.importorskip("jinja2", reason="needs jinja2, which comes with the `dev` extra")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         trim_blocks=True,

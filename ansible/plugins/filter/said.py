@@ -42,6 +42,7 @@ _value:
 
 MARK = "meshbridge: "
 SECRET = "[secret]"
+STOOD_STILL = ".service: Watchdog timeout"
 
 
 def said(result, otherwise="it ended without a word", without=""):
@@ -55,15 +56,20 @@ def said(result, otherwise="it ended without a word", without=""):
 def _sentence(text):
     """The last line that is ours, and those below it that are indented."""
     lines = text.replace("\r", "").split("\n")
-    begins = [number for number, line in enumerate(lines) if line.startswith(MARK)]
+    begins = [number for number, line in enumerate(lines) if _complains(line)]
     if not begins:
         return ""
-    words = [lines[begins[-1]][len(MARK) :].strip()]
+    words = [lines[begins[-1]].removeprefix(MARK).strip()]
     for line in lines[begins[-1] + 1 :]:
         if not line.startswith(" "):
             break
         words.append(line.strip().removeprefix("hint: "))
     return "; ".join(words)
+
+
+def _complains(line):
+    """A node's word that it is ready is none; systemd's about a node that stood still is, in a log."""
+    return (line.startswith(MARK) and not line.rstrip().endswith(" is ready")) or STOOD_STILL in line
 
 
 class FilterModule:
