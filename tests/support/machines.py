@@ -13,6 +13,7 @@ writes into a layer over a root that all share (`debian_roots`); the layer is a 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -25,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from tests.support.debian_programs import find_program
+from tests.support.debian_programs import NoProgram, find_program
 from tests.support.debian_roots import find_root
 from tests.support.network import Network
 from tests.support.sshd import keygen
@@ -209,6 +210,25 @@ def _remove_group(group: Path) -> None:
             os.rmdir(directory)
 
 
+@functools.cache
+def _check_nspawn(root: Path) -> None:
+    """Raises NoProgram: this machine starts no others."""
+    nspawn = find_program("systemd-nspawn")
+    command = [nspawn.path, "-q", "--register=no", "--keep-unit", "--volatile=overlay", "-D", root, "/bin/true"]
+    done = subprocess.run(
+        [str(word) for word in command],
+        env={**os.environ, **nspawn.env},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=BOOT_TIMEOUT,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise NoProgram(f"systemd-nspawn starts nothing here: {done.stdout.strip()[-200:]}")
+
+
 class Machines:
     """Those of a test, and the controller beside them."""
 
@@ -227,8 +247,9 @@ class Machines:
     def boot(
         self, name: str, release: str, address: str, *, init: tuple[str, ...] = SYSTEMD, prepare: Prepare | None = None
     ) -> Machine:
-        """Raises NoProgram: there is no such Debian here."""
+        """Raises NoProgram: there is no such Debian here, or machines cannot be started."""
         below = find_root(release)
+        _check_nspawn(below)
         layer = self._place / name
         for folder in ("upper/root/.ssh", "upper/etc", "work", "root"):
             layer.joinpath(folder).mkdir(parents=True)
