@@ -414,7 +414,7 @@ def _takes_away(before: m.Authority, after: m.Authority) -> bool:
         before.allows != after.allows
         or was.policy != now.policy
         or was.revocations != now.revocations
-        or any(_apart_from_drain(now.hosts.get(name)) != _apart_from_drain(host) for name, host in was.hosts.items())
+        or any(_may_less(host, now.hosts.get(name)) for name, host in was.hosts.items())
         or any(now.reaches.get(name) != reach for name, reach in was.reaches.items())
         or any(now.clients.get(name) != client for name, client in was.clients.items())
         or any(now.publications.get(i) != one for i, one in was.publications.items())
@@ -422,10 +422,15 @@ def _takes_away(before: m.Authority, after: m.Authority) -> bool:
     )
 
 
-def _apart_from_drain(host: Host | None) -> Host | None:
-    """A drain is of new streams, and inherited workers begin none."""
-    if host is None or host.draining is None:
-        return host
+def _may_less(before: Host, after: Host | None) -> bool:
+    """A drain whose deadline cuts counts: inherited workers can neither be asked what they carry nor told to cut it.
+    One of what the host serves alone cuts nothing, and they begin no streams; its end takes nothing away."""
+    if after is None or (after.why_silent is not None and before.why_silent is None):
+        return True
+    return before != after and _in_service(before) != _in_service(after)
+
+
+def _in_service(host: Host) -> Host:
     return msgspec.structs.replace(host, draining=None, serving_only=False)
 
 

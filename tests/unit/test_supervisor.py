@@ -626,6 +626,7 @@ REACHED = {"vm1": Reach(host="vm1", gateway="gw1", url="tcp://10.0.0.7")}
         ({"hosts": VM1}, {"hosts": VM2}, True),
         ({"hosts": VM1}, {"hosts": VM1 | VM2}, False),
         ({"hosts": VM1}, {"hosts": {"vm1": Host(name="vm1", draining="upgrade", serving_only=True)}}, False),
+        ({"hosts": VM1}, {"hosts": {"vm1": Host(name="vm1", draining="upgrade")}}, True),
         ({"hosts": {"vm1": Host(name="vm1", draining="upgrade")}}, {"hosts": VM1}, False),
         ({"hosts": {"vm1": Host(name="vm1", draining="upgrade")}}, {"hosts": VM2}, True),
         ({"publications": PUBLISHED}, {}, True),
