@@ -81,6 +81,8 @@ class Channel(Generic[Out, In]):
                 raise ChannelClosed("the process at the other end is gone") from None
 
     async def _wait(self, ready: Callable[[socket.socket], Awaitable[None]]) -> None:
+        if self._sock.fileno() < 0:  # all closed sockets are one to trio, and two tasks may not wait for one
+            raise ChannelClosed("the channel is closed")
         try:
             await ready(self._sock)
         except (trio.ClosedResourceError, OSError, ValueError):
@@ -161,11 +163,15 @@ class Channel(Generic[Out, In]):
     async def discard(self) -> None:
         """Read what comes and cannot be understood, to the end. Raises ChannelClosed."""
         while True:
-            self._buffer.clear()
-            while self._fds:
-                _close(self._fds.popleft())
-            await self._wait(trio.lowlevel.wait_readable)
-            self._read()
+            await self.discard_some()
+
+    async def discard_some(self) -> None:
+        """The same for what was read, and what comes next. Raises ChannelClosed."""
+        self._buffer.clear()
+        while self._fds:
+            _close(self._fds.popleft())
+        await self._wait(trio.lowlevel.wait_readable)
+        self._read()
 
     def close(self) -> None:
         """Whoever waits in `send` or `receive` is told."""

@@ -181,3 +181,13 @@ async def test_too_few_descriptors_are_closed_and_none_are_given() -> None:
     assert other.recv(1) == b"", "the copy that came was closed"
     for end in (channel, ours, other):
         end.close()
+
+
+async def test_of_several_that_are_closed_each_says_so() -> None:
+    """Two tasks that wait for closed sockets wait for the same number, which trio lets nobody do."""
+    with channels() as (one, other), channels() as (third, _):
+        for channel in (one, third):
+            channel.close()
+            with pytest.raises(ChannelClosed):
+                await channel.discard()
+        other.close()
