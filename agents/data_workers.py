@@ -272,6 +272,10 @@ class DataWorkers:
                 self._listening.clear()
                 self._board.close()
 
+    async def started(self) -> None:
+        """Wait until all of those that serve have started."""
+        await self._serving.started.wait()
+
     async def all_said(self) -> None:
         """Wait until every worker has taken what it was told."""
         for worker in (*self, *self._inherited):

@@ -78,17 +78,9 @@ class GatewayAgent(Node):
     """One gateway with its registry."""
 
     def __init__(
-        self,
-        home: Path,
-        config: HomeConfig,
-        registry: Registry,
-        ledger: Ledger,
-        *,
-        workers: int,
-        metrics: str | None,
-        inherited: Inherited,
-        kept: Registry | None = None,
-    ) -> None:
+        self, home: Path, config: HomeConfig, registry: Registry, ledger: Ledger, *, workers: int,
+        metrics: str | None, inherited: Inherited, kept: Registry | None = None,
+    ) -> None:  # fmt: skip
         root = ledger.state.root_certificate
         super().__init__(home, config, root, workers=workers, metrics=metrics, inherited=inherited)
         self._registry = registry
@@ -142,8 +134,8 @@ class GatewayAgent(Node):
         self._tunnel_address = ""
         self._checks = ReachedChecks(config.name, home, self._place_checked, slot=self._governors.checking)
         self._catalog = catalog_of(config, registry, lambda: self.snapshot, self.metrics)
-        owner = ReachOwner(lambda: self.snapshot, self._place_presence, self._forwarded)
-        self._reaching = Reaching(home, config.name, owner)
+        owner = ReachOwner(lambda: self.snapshot, self._place_presence, self._forwarded, self.workers.started)
+        self._reaching = Reaching(home, config.name, owner, left=inherited.ssh)
         self._host_streams = HostStreams(self._control, self._reaching, self._questions)
         self._renewed = Latest()
 
@@ -457,6 +449,16 @@ class GatewayAgent(Node):
         self._paths.close("the gateway is draining")
         await self._control.say_draining("shutting down")
 
+    async def before_replacement(self) -> None:
+        await self._reaching.all_said()
+
+    def leave(self) -> None:
+        super().leave()
+        self._reaching.leave()
+
+    def left_ssh(self) -> handover.LeftSsh | None:
+        return self._reaching.left()
+
     @property
     def _takes_streams(self) -> bool:
         """Whether there may be streams of others that begin or end here."""
@@ -465,13 +467,13 @@ class GatewayAgent(Node):
     async def busy(self) -> int:
         """Paths that still carry somebody's streams: the ends leave the others as soon as they are told to. And the
         streams to what we bring in."""
-        return len(self._paths.joined) + (len(await self.live_streams()) if self._takes_streams else 0)
+        return len(self._paths.joined) + (await super().busy() if self._takes_streams else 0)
 
     async def cut_remaining(self, reason: str) -> int:
         cut = list(self._paths.joined)
         for path_id in cut:
             self._carriers.unjoin(path_id, reason)
-        return len(cut) + (len(await self.cut_streams(reason)) if self._takes_streams else 0)
+        return len(cut) + (await super().cut_remaining(reason) if self._takes_streams else 0)
 
     def worker_gone(self, worker: DataWorkerProcess) -> None:
         self._carriers.worker_gone(worker)

@@ -53,6 +53,28 @@ class LeftWorker(msgspec.Struct, frozen=True, kw_only=True):
     """Its slots and wishes for some, by its own numbers."""
 
 
+class LeftSshWorker(msgspec.Struct, frozen=True, kw_only=True):
+    """A gateway's ssh worker that goes on: its channel, and what had been read of it but not understood yet."""
+
+    pid: int
+    channel: int
+    unread: bytes
+    serves: bool
+    """It takes new streams until it is told otherwise; else it ends with its last one."""
+    hosts: tuple[str, ...] = ()
+    """Those that it has a connection to."""
+
+
+class LeftSsh(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes over of how a gateway reaches agentless hosts."""
+
+    listener: int
+    """On which data workers ask for streams."""
+    number: int
+    """Of the entry of the authority log up to which the workers were told everything."""
+    workers: tuple[LeftSshWorker, ...]
+
+
 class Left(msgspec.Struct, frozen=True, kw_only=True):
     """What goes over. Numbers are descriptors."""
 
@@ -61,10 +83,12 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[int, ...] = ()
     """The DNS server's, if there is one: the listening one and the one for datagrams."""
     workers: tuple[LeftWorker, ...]
+    ssh: LeftSsh | None = None
 
     @property
     def descriptors(self) -> list[int]:
-        return [self.lock, *self.listening, *self.dns, *(worker.channel for worker in self.workers)]
+        ssh = [self.ssh.listener, *(worker.channel for worker in self.ssh.workers)] if self.ssh is not None else []
+        return [self.lock, *self.listening, *self.dns, *(worker.channel for worker in self.workers), *ssh]
 
 
 class Inherited:
@@ -73,6 +97,7 @@ class Inherited:
     def __init__(self, left: Left | None = None) -> None:
         self.lock = left.lock if left is not None else None
         self.workers = left.workers if left is not None else ()
+        self.ssh = left.ssh if left is not None else None
         dns = [socket.socket(fileno=fd) for fd in left.dns] if left is not None else []
         self._dns = (dns[0], dns[1]) if dns else None
         listening = [socket.socket(fileno=fd) for fd in left.listening] if left is not None else []

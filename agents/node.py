@@ -11,7 +11,7 @@ import os
 import random
 import resource
 import socket
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -142,11 +142,11 @@ class Node:
 
     async def busy(self) -> int:
         """How much is still under way, while draining."""
-        return len(await self.live_streams()) + self.workers.inherited_streams
+        return await _counted(self.live_streams()) + self.workers.inherited_streams
 
     async def cut_remaining(self, reason: str) -> int:
         """End what is still under way; how much it was."""
-        return len(await self.cut_streams(reason)) + self.workers.inherited_streams
+        return await _counted(self.cut_streams(reason)) + self.workers.inherited_streams
 
     def worker_started(self, worker: DataWorkerProcess) -> None:
         """A (new) data worker has been told everything."""
@@ -168,6 +168,14 @@ class Node:
     async def admin(self, connection: AdminConnection, command: str, arguments: dict[str, Any]) -> Any:
         """A command that only this kind of node knows."""
         raise MeshError(f"unknown command {command}")
+
+    def leave(self) -> None:
+        """What serves goes on when `run` ends here, for the program that takes this one's place."""
+        self.workers.leave()
+
+    def left_ssh(self) -> handover.LeftSsh | None:
+        """The way to agentless hosts, for that program."""
+        return None
 
     def dns_descriptors(self) -> tuple[int, ...]:
         """Of the DNS server, for the program that takes this one's place."""
@@ -259,7 +267,8 @@ class Node:
         if self.replaced_by:
             listening, workers = self.workers.left()
             dns = self.dns_descriptors()
-            handover.replace(handover.Left(lock=lock.fd, listening=listening, dns=dns, workers=workers))
+            ssh = self.left_ssh()
+            handover.replace(handover.Left(lock=lock.fd, listening=listening, dns=dns, workers=workers, ssh=ssh))
 
     async def _drain(self) -> int:
         """No new streams; live ones may end until the deadline; what is left is cut."""
@@ -269,11 +278,11 @@ class Node:
             await self.before_drain()
             self.workers.know(m.Drain(reason="shutting down"))
             while not self.lifecycle.stopping.is_set():
-                if not await _counted(self.busy()):
+                if not await self.busy():
                     return 0
                 with trio.move_on_after(limits.DRAIN_POLL):
                     await self.lifecycle.stopping.wait()
-        cut = await _counted(self.cut_remaining("the drain deadline has passed"))
+        cut = await self.cut_remaining("the drain deadline has passed")
         if cut:
             log.warning("cut at shutdown", count=cut)
         return 1 if cut else 0
@@ -361,7 +370,7 @@ class Node:
             return  # it is to end, and nobody is to take its place
         handover.hold_signals()
         self.replaced_by = installed
-        self.workers.leave()
+        self.leave()
         self._nursery.cancel_scope.cancel()
 
     async def _renewals(self) -> None:
@@ -521,10 +530,10 @@ def longest_retry(leaf: PeerIdentity, now: float) -> float:
     return min(longest, limits.RENEWAL_RETRY_ENDED) if leaf.not_after <= now else longest
 
 
-async def _counted(answer: Awaitable[int]) -> int:
+async def _counted(streams: Awaitable[Sequence[Flow]]) -> int:
     """How many; none when the workers are gone, and with them all that they carried."""
     try:
-        return await answer
+        return len(await streams)
     except Unavailable as exc:
         log.warning("the data workers could not be asked", reason=exc.what)
         return 0

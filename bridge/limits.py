@@ -192,6 +192,14 @@ LAST_HOP_LINE_MAX = 4 * KIB
 """The line with which a data worker asks the ssh worker for a channel, and the answer."""
 LAST_HOP_QUEUE_WAIT = 0.02
 """Until a data worker knocks again at an ssh worker whose queue of questions is full."""
+SSH_TAKEOVER = 15.0
+"""A gateway that became another version has its new ssh worker serve once that has reached the hosts that the old one
+reaches, at the latest after this: a start, and a host that lets nobody in for a moment and is tried a second time."""
+SSH_WORKERS_BEFORE_MAX = 8
+"""Of earlier versions, each with streams that have not ended: some 40 MB of memory. One more upgrade in place ends the
+oldest, with what it carries."""
+SSH_SAID_LOOK = 0.01
+"""How often a gateway that is about to be replaced looks whether its ssh worker has read all it was told."""
 SSH_BEAT = 0.5
 """Between two signs of life of a gateway's ssh worker."""
 SSH_SILENT = 3.0

@@ -94,6 +94,7 @@ LONG_FILES = frozenset(
         "running_out_of_descriptors_breaks_nothing_that_stands",
         "stalled_and_mute_guests_delay_nobody",
         "streams_that_never_end_are_cut_at_the_drain_deadline",
+        "streams_to_agentless_hosts_outlive_a_gateways_version",
         "ten_thousand_streams_stay_open_at_once",
         "the_archive_brings_its_own_python",
         "the_scale_benchmark_works",

@@ -10,19 +10,22 @@ import os
 import random
 import socket
 import stat
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
+import msgspec
 import trio
 
 from agents import clock
 from agents.admin.wire import socket_address
 from agents.backoff import Backoff
+from agents.handover import LeftSsh, LeftSshWorker
 from agents.knowledge.gateway_keys import ssh_ca_of
 from agents.reach.hops import Reached, last_hops, reached
 from agents.reach.ssh_process import SshWorkerProcess, Start, Suspensions, start_ssh_worker
+from agents.reach.workers_before import WorkersBefore
 from agents.supervisor import Latest
 from agents.workers import ssh_messages as m
 from agents.workers.last_hop import place_in
@@ -50,14 +53,20 @@ class ReachOwner:
     """Takes who is there now, of the hosts of which that changed."""
     forwarded: Callable[[m.Forwarded, Sequence[socket.socket]], None]
     """Takes a connection of a program on a host to a port that is published there."""
+    started: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint
+    """Waits until such a connection can be taken."""
 
 
 class Reaching:
     """Args:
     gateway: its name.
+    left: by the version before this one in the same process.
     """
 
-    def __init__(self, home: Path, gateway: str, owner: ReachOwner, *, start: Start = start_ssh_worker) -> None:
+    def __init__(
+        self, home: Path, gateway: str, owner: ReachOwner, *, start: Start = start_ssh_worker,
+        left: LeftSsh | None = None,
+    ) -> None:  # fmt: skip
         self._home = home
         self._gateway = gateway
         self._owner = owner
@@ -72,6 +81,13 @@ class Reaching:
         self._restarts = 0
         self._problem = ""
         """Why there is no ssh worker; empty while there is one, or none is needed."""
+        self._before = WorkersBefore(left, self._forwarded, self._reached_before)
+        self._news = Latest()
+        """A host was reached, or lost, by our worker or the one before."""
+        self._listener = socket.socket(fileno=left.listener) if left is not None else None
+        self._left_number = left.number if left is not None else None
+        self._leaves = False
+        self._leaving: tuple[SshWorkerProcess, tuple[str, ...]] | None = None
         self._ids = count(1)
         self._running: dict[int, trio.MemorySendChannel[m.Ran]] = {}
 
@@ -81,6 +97,11 @@ class Reaching:
         """To be called whenever what is signed has changed: which hosts there are, and the ways to them."""
         snapshot = self._owner.snapshot()
         before, self._hosts = self._hosts, reached(snapshot, self._gateway)
+        if any(one.has_worker and self._hosts.get(name) != one for name, one in before.items()):
+            self._before.end("a host is reached otherwise, or not at all")
+        if self._left_number not in (None, snapshot.authority.number):
+            self._before.end("it was not told everything that is signed")
+        self._left_number = None
         for name, one in self._hosts.items():
             if before.get(name) != one:
                 self._states.pop(name, None)
@@ -91,7 +112,8 @@ class Reaching:
         self._say_who_is_here((*self._hosts, *gone))
 
     def _wanted(self) -> tuple[m.LastHop, ...]:
-        return last_hops(self._hosts, self._owner.snapshot(), self._suspensions.current(), clock.now())
+        hops = last_hops(self._hosts, self._owner.snapshot(), self._suspensions.current(), clock.now())
+        return tuple(msgspec.structs.replace(hop, forwards=()) for hop in hops) if self._before.holds_ports else hops
 
     def _tell_news(self) -> None:
         wanted = self._wanted()
@@ -102,14 +124,36 @@ class Reaching:
 
     def _tell(self) -> None:
         if self._worker is not None and self._worker.public_key:
-            self._worker.tell(m.LastHops(hosts=self._told))
+            self._worker.tell(m.LastHops(hosts=self._told, serves=not self._before.serves))
 
     # --- the worker -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keep the worker as long as there is a host for it, until cancelled."""
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._hear_before)
+                nursery.start_soon(self._take_over)
+                await self._keep_one()
+        finally:
+            if self._listener is not None and not self._leaves:
+                self._listener.close()
+                place_in(self._home).unlink(missing_ok=True)
+
+    async def _hear_before(self) -> None:
+        await self._owner.started()
+        await self._before.run()
+
+    async def _take_over(self) -> None:
+        """From the worker before, once ours has reached what that one has: no request waits, and none fails."""
+        with trio.move_on_after(limits.SSH_TAKEOVER):
+            while any(name in self._hosts and self._state(name).state != "up" for name in self._before.hosts):
+                await self._news.asked()
+        await self._before.retire(self._tell)
+        self._tell_news()
+
+    async def _keep_one(self) -> None:
         backoff = Backoff(rng=random.Random(), maximum=limits.SSH_RETRY_MAX)
-        listener: socket.socket | None = None
         page = SuspectPage()
         try:
             while True:
@@ -117,9 +161,9 @@ class Reaching:
                     await self._changed.asked()
                 began = trio.current_time()
                 try:
-                    if listener is None:
-                        listener = await trio.to_thread.run_sync(_listen, place_in(self._home))
-                    reason = await self._serve_one(listener, page)
+                    if self._listener is None:
+                        self._listener = await trio.to_thread.run_sync(_listen, place_in(self._home))
+                    reason = await self._serve_one(self._listener, page)
                     self._problem = f"the ssh worker {reason}" if reason else ""
                 except (MeshError, OSError) as exc:
                     self._problem = f"the ssh worker cannot be started: {exc}"
@@ -132,9 +176,6 @@ class Reaching:
                 await trio.sleep(backoff.next())
         finally:
             page.close()
-            if listener is not None:
-                listener.close()
-                place_in(self._home).unlink(missing_ok=True)
 
     async def _serve_one(self, listener: socket.socket, page: SuspectPage) -> str:
         """One worker from its start to its end; why it ended, empty when it is needed no more."""
@@ -152,7 +193,8 @@ class Reaching:
             if worker.hung and (suspect := page.suspect()) is not None:
                 span = self._suspensions.add(suspect)
                 log.error("a host made the ssh worker hang and is left alone", host=suspect, seconds=round(span))
-            self._lost(reason)
+            if not self._leaves:
+                self._lost(reason)
         return reason
 
     def _started(self) -> None:
@@ -184,6 +226,35 @@ class Reaching:
         self._running.clear()
         self._say_who_is_here(self._hosts)
 
+    # --- another program in our place -----------------------------------------------------------------------------
+
+    async def all_said(self) -> None:
+        """Wait until the worker has taken all that it was told."""
+        while self._worker is not None and not self._worker.knows_all:  # noqa: ASYNC110 - it takes a moment
+            await trio.sleep(limits.SSH_SAID_LOOK)
+
+    def leave(self) -> None:
+        """When `run` ends, workers and the listening socket stay as they are. One that serves nobody yet ends, and so
+        does one that was not told everything."""
+        self._leaves = True
+        self._before.leave()
+        worker = self._worker
+        if worker is not None and worker.public_key and worker.knows_all and not self._before.serves:
+            worker.leave()
+            up = (name for name, state in self._states.items() if state.state == "up")
+            self._leaving = worker, tuple(sorted(up))
+
+    def left(self) -> LeftSsh | None:
+        """After the end of `run`: for the next program."""
+        if self._listener is None:
+            return None
+        workers: tuple[LeftSshWorker, ...] = self._before.left()
+        if self._leaving is not None:
+            worker, hosts = self._leaving
+            workers += (worker.detach(serves=True, hosts=hosts),)
+        number = self._owner.snapshot().authority.number
+        return LeftSsh(listener=self._listener.fileno(), number=number, workers=workers)
+
     # --- what it says ---------------------------------------------------------------------------------------------
 
     def _heard(self, message: m.FromSshWorker, socks: Sequence[socket.socket]) -> None:
@@ -193,10 +264,7 @@ class Reaching:
             case m.CertificateNeeded():
                 self._certify(message.principal)
             case m.Forwarded():
-                if len(socks) == message.fds:
-                    self._owner.forwarded(message, socks)
-                else:
-                    log.error("a connection was lost: out of descriptors", host=message.host)
+                self._forwarded(message, socks)
             case m.Ran():
                 waiting = self._running.pop(message.id, None)
                 if waiting is not None:
@@ -206,6 +274,16 @@ class Reaching:
             case _:
                 pass
 
+    def _forwarded(self, message: m.Forwarded, socks: Sequence[socket.socket]) -> None:
+        if len(socks) == message.fds:
+            self._owner.forwarded(message, socks)
+        else:
+            log.error("a connection was lost: out of descriptors", host=message.host)
+
+    def _reached_before(self) -> None:
+        self._news.ask()
+        self._say_who_is_here(self._hosts)
+
     def _heard_states(self, states: Sequence[m.HopState]) -> None:
         known = [state for state in states if state.host in self._hosts]
         for state in known:
@@ -213,6 +291,7 @@ class Reaching:
             self._states[state.host] = state
             if state.state != before.state:
                 self._log(state)
+        self._news.ask()
         self._say_who_is_here(state.host for state in known)
 
     def _log(self, state: m.HopState) -> None:
@@ -245,7 +324,9 @@ class Reaching:
             return None
         if one.problem:
             return False
-        return not one.has_worker or self._states.get(host, _STARTING).state == "up" or self._is_tls(one)
+        if not one.has_worker or host in self._before.hosts:
+            return True
+        return self._states.get(host, _STARTING).state == "up" or self._is_tls(one)
 
     def _is_tls(self, one: Reached) -> bool:
         """There is no connection between two streams: it is away only once one has failed."""

@@ -1,4 +1,4 @@
-"""I/O: a gateway's hold on its ssh worker process, from its start to its end.
+"""I/O: a gateway's hold on an ssh worker process, from its start to its end, or to the next program in our place.
 
 What it is told goes out in order and never makes the caller wait. One that says nothing for SSH_SILENT hangs, on
 something that a host sent it, and is killed; nothing that it says or does ends the gateway.
@@ -17,7 +17,8 @@ from pathlib import Path
 import trio
 
 from agents.guards import must_pass
-from agents.supervisor import Process
+from agents.handover import LeftSshWorker
+from agents.supervisor import InheritedProcess, Process
 from agents.workers import ssh_messages as m
 from agents.workers.channel import Channel, ChannelClosed
 from agents.workers.ssh_page import SuspectPage
@@ -51,12 +52,24 @@ class SshWorkerProcess:
     def __init__(self, start: Start, heard: Heard) -> None:
         ours, theirs = socket.socketpair()
         try:
-            self._process = start(theirs)
+            self._process: Process = start(theirs)
         except BaseException:
             ours.close()
             raise
         finally:
             theirs.close()
+        self._prepare(ours, heard)
+
+    @classmethod
+    def inherited(cls, left: LeftSshWorker, heard: Heard) -> SshWorkerProcess:
+        """One that the program before us started. It may be of another version: it is told nothing, but to retire."""
+        worker = cls.__new__(cls)
+        worker._process = InheritedProcess(left.pid)
+        worker._prepare(socket.socket(fileno=left.channel), heard)
+        worker._channel.put_back(left.unread, b"")
+        return worker
+
+    def _prepare(self, ours: socket.socket, heard: Heard) -> None:
         self._heard = heard
         self._channel: Channel[m.ToSshWorker, m.FromSshWorker] = Channel(ours, m.FromSshWorker)
         self._say, self._said = trio.open_memory_channel[m.ToSshWorker](limits.WORKER_OUTBOX_MAX)
@@ -64,6 +77,8 @@ class SshWorkerProcess:
         """Of its own key; empty until it has started."""
         self.hung = False
         """Whether it was killed because it said nothing."""
+        self._left = False
+        self._unsaid = 0
 
     @property
     def pid(self) -> int:
@@ -72,6 +87,7 @@ class SshWorkerProcess:
     def tell(self, message: m.ToSshWorker) -> None:
         try:
             self._say.send_nowait(message)
+            self._unsaid += 1
         except trio.WouldBlock:
             self._hangs()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -100,9 +116,51 @@ class SshWorkerProcess:
             self._end()
         return reason
 
+    async def run_inherited(self) -> None:
+        """Hear it as far as it can be understood, until it has ended."""
+        try:
+            try:
+                await self._receive()
+            except ChannelClosed:
+                while not self.hung:  # it raises once nobody is there any more
+                    await self._look_away()
+        except ChannelClosed:
+            pass
+        finally:
+            self._end()
+
+    async def _look_away(self) -> None:
+        with trio.move_on_after(limits.SSH_SILENT) as scope:
+            await self._channel.discard_some()
+        if scope.cancelled_caught:
+            self._hangs()
+
+    def retire(self) -> None:
+        """Another one takes the requests from here on: it ends with its last stream."""
+        self._channel.stop_talking()
+
+    def end(self) -> None:
+        """Now, with all that it carries."""
+        self._channel.close()
+
+    @property
+    def knows_all(self) -> bool:
+        """Whether it has taken all that it was told."""
+        return not self._unsaid
+
+    def leave(self) -> None:
+        """It goes on when we end here."""
+        self._left = True
+
+    def detach(self, *, serves: bool, hosts: tuple[str, ...] = ()) -> LeftSshWorker:
+        """After the end of `run`."""
+        channel, unread, _ = self._channel.detach()
+        return LeftSshWorker(pid=self.pid, channel=channel, unread=unread, serves=serves, hosts=hosts)
+
     async def _send(self) -> None:
         async for message in self._said:
             await self._channel.send(message)
+            self._unsaid -= 1
 
     async def _receive(self) -> None:
         while True:
@@ -125,11 +183,12 @@ class SshWorkerProcess:
         self._channel.close()
 
     def _end(self) -> None:
-        self._channel.close()
         self._say.close()
         self._said.close()
-        self._process.kill()
-        self._process.wait()
+        if not self._left:
+            self._channel.close()
+            self._process.kill()
+            self._process.wait()
 
 
 class Suspensions:

@@ -72,11 +72,12 @@ class Asking:
         self._asking = 0
         """Connections that have not said yet what they want."""
         self._accepts = False
+        self._is_over = False
         self.opened = 0
         self.refused = 0
 
     def start(self) -> None:
-        if not self._accepts:
+        if not (self._accepts or self._is_over):
             self._accepts = True
             self._loop.add_reader(self._listener, self._accept)
 
@@ -158,8 +159,15 @@ class Asking:
                 return found[:-1]
         raise Refused(Code.PROTOCOL, "the question has no end")
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether somebody who was accepted has not been answered yet."""
+        return bool(self._tasks)
+
     def close(self) -> None:
+        """Nobody else is accepted: whoever knocks waits for the next process that serves this socket."""
         self.stop()
+        self._is_over = True
         self._listener.close()
 
 

@@ -75,6 +75,11 @@ class Credentials:
                 return known
             raise Unavailable("this gateway's ssh CA does not answer") from None
 
+    def forget(self) -> None:
+        """Nothing is opened or logged in with from here on."""
+        self._seal_key = None
+        self._certificates.clear()
+
     def heard(self, message: Certificate) -> None:
         waiting = self._waiting.pop(message.principal, None)
         if message.certificate:

@@ -81,6 +81,15 @@ class SshHop:
         self.hop = hop
         self._ports.want(hop.forwards)
 
+    @property
+    def streams(self) -> int:
+        return len(self._connection.streams) if self._connection is not None else 0
+
+    async def free_ports(self) -> None:
+        """Listen on none of the host's ports any more; streams that came by them go on."""
+        self._ports.want(())
+        await self._ports.freed()
+
     # --- keeping it -----------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -222,8 +231,7 @@ class SshHop:
 
     def current(self) -> HopState:
         """Its state now, with what changes all the time."""
-        channels = len(self._connection.streams) if self._connection is not None else 0
-        return msgspec.structs.replace(self.state, channels=channels, not_forwarded=dict(self._ports.failed))
+        return msgspec.structs.replace(self.state, channels=self.streams, not_forwarded=dict(self._ports.failed))
 
     # --- what runs over it ----------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import asyncio
 import os
+import select
 import socket
 from collections import deque
 from collections.abc import Sequence
@@ -23,6 +24,10 @@ _MAX_FDS = 16
 
 class LinkClosed(Exception):
     """The supervisor is gone, or says what cannot be read."""
+
+
+class StoppedTalking(Exception):
+    """The supervisor says nothing more, and still listens: another worker takes the requests."""
 
 
 class Link:
@@ -77,7 +82,7 @@ class Link:
             self._loop.remove_writer(self._sock)
 
     async def receive(self) -> tuple[ToSshWorker, list[int]]:
-        """The next message and its descriptors. Raises LinkClosed."""
+        """The next message and its descriptors. Raises LinkClosed, StoppedTalking."""
         while True:
             message = self._next()
             if message is not None:
@@ -100,7 +105,9 @@ class Link:
         if came:
             self._fds.append(came)
         if not data:
-            raise LinkClosed
+            poll = select.poll()
+            poll.register(self._sock, 0)
+            raise LinkClosed if poll.poll(0) else StoppedTalking
         self._buffer += data
 
     def _next(self) -> ToSshWorker | None:

@@ -33,19 +33,33 @@ class RemotePorts:
         """Services whose port could not be had, and why."""
         self._wanted: tuple[Forward, ...] = ()
         self._news = asyncio.Event()
+        self._free = asyncio.Event()
+        self._free.set()
 
     def want(self, forwards: Sequence[Forward]) -> None:
         """Exactly these, from now on."""
         self._wanted = tuple(forwards)
         self._news.set()
 
+    async def freed(self) -> None:
+        """Wait until none is listened on: the host has said so, or cannot be asked."""
+        await self._free.wait()
+
     async def keep(self, connection: Connection, changed: Callable[[], None]) -> None:
         """Have what is wanted listened on; ports that somebody holds are tried again, until cancelled."""
+        try:
+            await self._keep(connection, changed)
+        finally:
+            self._free.set()
+
+    async def _keep(self, connection: Connection, changed: Callable[[], None]) -> None:
         listening: dict[Forward, asyncssh.SSHListener] = {}
         self.failed = {}
         while True:
             self._news.clear()
             wanted, before = self._wanted, dict(self.failed)
+            if wanted:
+                self._free.clear()
             for forward in [forward for forward in listening if forward not in wanted]:
                 await self._close(listening.pop(forward))
             names = {forward.service for forward in wanted}
@@ -57,6 +71,8 @@ class RemotePorts:
                         listening[forward] = listener
             if self.failed != before:
                 changed()
+            if not listening:
+                self._free.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), limits.BIND_RETRY_MAX if self.failed else None)
 

@@ -25,6 +25,8 @@ _EOF = 96
 _WINDOW_ADJUST = 93
 _buffer = memoryview(bytearray(limits.SSH_READ_MAX))
 """Where all streams of the process read to: what was read is sealed before anybody else reads."""
+unread: set[Stream] = set()
+"""Of the process: those whose channel has ended, and the rest of what came is still to be read by whoever asked."""
 
 
 class Carrier(Protocol):
@@ -148,6 +150,7 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
         if self._ended_there and self._pending and not self._closed:
             self._loop.remove_reader(self._sock)
             self._ended_here = True  # the rest still goes to the socket, and then it is closed
+            unread.add(self)
         else:
             self._close()
 
@@ -260,6 +263,7 @@ class Stream(asyncssh.SSHTCPSession[bytes]):
     def _close(self) -> None:
         if not self._closed:
             self._closed = True
+            unread.discard(self)
             self._loop.remove_reader(self._sock)
             self._loop.remove_writer(self._sock)
             self._sock.close()

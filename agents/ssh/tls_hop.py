@@ -57,8 +57,15 @@ class TlsHop:
         for task in self._streams:
             task.cancel()
 
+    @property
+    def streams(self) -> int:
+        return len(self._streams)
+
+    async def free_ports(self) -> None:
+        """It has none."""
+
     def current(self) -> HopState:
-        return msgspec.structs.replace(self._state, channels=len(self._streams))
+        return msgspec.structs.replace(self._state, channels=self.streams)
 
     async def open(self, sock: socket.socket, target: str) -> None:
         """Have the socket lead to the target; it is answered on it. Owns the socket once it returns. Raises Refused."""

@@ -72,6 +72,8 @@ class LastHops(Message, frozen=True, kw_only=True, tag="last-hops"):
     """Every host of this worker: replaced as a whole. What did not change keeps its connection."""
 
     hosts: tuple[LastHop, ...]
+    serves: bool = True
+    """Whether it takes requests for channels from now on: not while the one of the version before still does."""
 
 
 class Certificate(Message, frozen=True, kw_only=True, tag="certificate"):
@@ -173,6 +175,10 @@ class Ran(Message, frozen=True, kw_only=True, tag="ran"):
     reason: str = ""
 
 
+class PortsFree(Message, frozen=True, kw_only=True, tag="ports-free"):
+    """It has retired, and listens on no port of a host any more: another one may."""
+
+
 class Notice(Message, frozen=True, kw_only=True, tag="notice"):
     """Something an operator may want to read, already in words."""
 
@@ -181,7 +187,9 @@ class Notice(Message, frozen=True, kw_only=True, tag="notice"):
 
 
 ToSshWorker = Begin | LastHops | Certificate | Run
-FromSshWorker = Started | Beat | CertificateNeeded | HopStates | Forwarded | Ran | Notice
+"""A supervisor that says nothing more, and has not closed the socketpair, means that another worker takes the requests:
+this one ends with its last stream. Another version understands that, too."""
+FromSshWorker = Started | Beat | CertificateNeeded | HopStates | Forwarded | Ran | PortsFree | Notice
 
 
 # --- data worker to ssh worker, on the unix socket: one line of JSON each way, then the stream's bytes ---------------

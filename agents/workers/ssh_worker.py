@@ -3,7 +3,8 @@
     python -m agents.workers.ssh_worker FD     its end of the socketpair to the supervisor
 
 It runs asyncio, for asyncssh, and nothing else of the node: what a hostile sshd does to it, it does to nobody else. It
-holds no secret but the seal key and what that opens. Reads top to bottom: start, messages in, signs of life out.
+holds no secret but the seal key and what that opens. Reads top to bottom: start, messages in, signs of life out, and
+the end with its last stream, when another one has taken over.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from cryptography.utils import CryptographyDeprecationWarning
 from agents.ssh.asking import Asking, Refused
 from agents.ssh.credentials import Credentials
 from agents.ssh.hop import Around, SshHop
-from agents.ssh.link import Link, LinkClosed
+from agents.ssh.link import Link, LinkClosed, StoppedTalking
+from agents.ssh.stream import unread
 from agents.ssh.tls_hop import TlsHop
 from agents.workers import ssh_messages as m
 from agents.workers.ssh_page import SuspectNote
@@ -72,16 +74,19 @@ class SshWorker:
         self._told: dict[str, m.HopState] = {}
         self._telling = False
         self._tasks: set[asyncio.Task[None]] = set()
+        self._ports_are_free = False
 
     # --- messages in ----------------------------------------------------------------------------------------------
 
     async def hear(self) -> None:
-        """Until the supervisor is gone."""
+        """Until the supervisor is gone, or has another worker take the requests: LinkClosed, StoppedTalking."""
         while True:
             message, _fds = await self._link.receive()
             match message:
                 case m.LastHops():
                     self._know(message.hosts)
+                    if message.serves:
+                        self.asking.start()  # not before hosts are known: who waits in the queue would be refused
                 case m.Certificate():
                     self.credentials.heard(message)
                 case m.Run():
@@ -186,9 +191,34 @@ class SshWorker:
         text = f"{type(error).__name__} at {where}: {plain(str(error))}"
         self._start(self._link.send(m.Notice(event="ssh worker: an error that should not happen", text=text)))
 
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    async def retire(self, beating: asyncio.Task[None]) -> None:
+        """Another worker takes the requests: nothing begins here any more, what is open goes on to its end. The
+        supervisor still hears us, and ends us when it ends or less is allowed: `beating` ends when it is gone."""
+        self.asking.close()
+        self.credentials.forget()
+        self._start(self._free_ports())
+        while not beating.done() and (self._hops or unread):
+            if not self.asking.is_busy:
+                self._leave_idle_hosts()
+            await asyncio.sleep(limits.DRAIN_POLL)
+
+    async def _free_ports(self) -> None:
+        await asyncio.gather(*(hop.free_ports() for hop, _task in self._hops.values()))
+        self._ports_are_free = True
+        await self._link.send(m.PortsFree())
+
+    def _leave_idle_hosts(self) -> None:
+        """So that a host has one connection of ours more for no longer than it must."""
+        for name, (hop, task) in list(self._hops.items()):
+            if self._ports_are_free and not hop.streams:
+                task.cancel()
+                del self._hops[name]
+
 
 async def serve(sock: socket.socket) -> None:
-    """Until the supervisor is gone."""
+    """Until the supervisor is gone, or has no use for us any more."""
     link = Link(sock)
     begin, fds = await link.receive()
     if not isinstance(begin, m.Begin):
@@ -197,9 +227,10 @@ async def serve(sock: socket.socket) -> None:
     asyncio.get_running_loop().set_exception_handler(lambda _loop, found: _unhandled(worker, found))
     await link.send(m.Started(pid=os.getpid(), public_key=worker.credentials.public_key))
     beating = asyncio.create_task(worker.beat())
-    worker.asking.start()
     try:
         await worker.hear()
+    except StoppedTalking:
+        await worker.retire(beating)
     finally:
         beating.cancel()
 
@@ -223,7 +254,7 @@ def main() -> None:
     warnings.simplefilter("ignore", CryptographyDeprecationWarning)  # old algorithms are an operator's to allow
     gc.set_threshold(_GC_THRESHOLD)
     sock = socket.socket(fileno=int(sys.argv[1]))
-    with contextlib.suppress(LinkClosed, KeyboardInterrupt):
+    with contextlib.suppress(LinkClosed, StoppedTalking, KeyboardInterrupt):
         asyncio.run(serve(sock))
 
 

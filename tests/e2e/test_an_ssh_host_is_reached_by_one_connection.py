@@ -430,6 +430,7 @@ def test_the_worker_keeps_its_memory_to_itself(estate: Estate, worker: SshWorker
     assert worker.process is not None
     status = Path(f"/proc/{worker.process.pid}/status").read_text()
     assert Path(f"/proc/{worker.process.pid}/environ").stat().st_uid == 0, status
+    worker.know()
     with pytest.raises(NotOpened, match="question"):
         ask_in_words(worker, b"not json\n")
     with pytest.raises(NotOpened, match="end"):

@@ -103,6 +103,7 @@ class SshWorkerUnderTest:
         self.forwarded: list[tuple[m.Forwarded, Stream]] = []
         self.ran: dict[int, m.Ran] = {}
         self.public_key = ""
+        self.ports_free = False
         self.beats = 0
         self.last_beat: m.Beat | None = None
         self.longest_silence = 0.0
@@ -144,6 +145,14 @@ class SshWorkerUnderTest:
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
         self._sock.close()
+
+    def retire(self) -> None:
+        """Another worker takes the requests from here on."""
+        self._sock.shutdown(socket.SHUT_WR)
+
+    def hang_up(self) -> None:
+        """As the kernel does for a supervisor that was killed."""
+        self._sock.shutdown(socket.SHUT_RDWR)
 
     def __enter__(self) -> SshWorkerUnderTest:
         self.start()
@@ -203,6 +212,8 @@ class SshWorkerUnderTest:
                     self.forwarded.append((message, Stream(*socks)))
                 case m.Ran():
                     self.ran[message.id] = message
+                case m.PortsFree():
+                    self.ports_free = True
                 case m.Notice():
                     self.notices.append(message)
             self._changed.notify_all()

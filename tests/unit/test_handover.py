@@ -36,8 +36,12 @@ def test_what_is_left_is_found_once_and_by_nobody_else(executed: list[Seen], mon
     for one in dns:
         one.bind(("127.0.0.1", 0))
     dns_fds = tuple(sock.fileno() for sock in dns)
-    handover.replace(handover.Left(lock=lock, listening=(listening.fileno(),), dns=dns_fds, workers=(worker,)))
+    asked, told, _heard = socket.socket(socket.AF_UNIX), *socket.socketpair()
+    ssh_worker = handover.LeftSshWorker(pid=4712, channel=told.fileno(), unread=b"", serves=True, hosts=("aix1",))
+    ssh = handover.LeftSsh(listener=asked.fileno(), number=7, workers=(ssh_worker,))
+    handover.replace(handover.Left(lock=lock, listening=(listening.fileno(),), dns=dns_fds, workers=(worker,), ssh=ssh))
     [(argv, env)] = executed
+    assert os.get_inheritable(asked.fileno()) and os.get_inheritable(told.fileno())
     assert argv and os.get_inheritable(listening.fileno()) and os.get_inheritable(ours.fileno())
     monkeypatch.setattr(os, "environ", dict(env))
     place = listening.getsockname()
@@ -45,15 +49,16 @@ def test_what_is_left_is_found_once_and_by_nobody_else(executed: list[Seen], mon
     for sock in dns:
         sock.detach()
     found = handover.take()
-    assert found.lock == lock and found.workers == (worker,) and found.is_any
-    assert not any(map(os.get_inheritable, (lock, ours.fileno()))), "what this one starts gets none of it"
+    assert found.lock == lock and found.workers == (worker,) and found.ssh == ssh and found.is_any
+    given = (lock, ours.fileno(), asked.fileno(), told.fileno())
+    assert not any(map(os.get_inheritable, given)), "what this one starts gets none of it"
     sock = found.listener(*place)
     assert sock is not None and found.listener(*place) is None
     assert not handover.take().is_any
     assert found.dns("127.0.0.2", 0) is None and found.dns("127.0.0.1", 1) is None
     names = found.dns("127.0.0.1", 0)
     assert names is not None and [one.type for one in names] == [socket.SOCK_STREAM, socket.SOCK_DGRAM]
-    for one in (sock, *names, ours, theirs):
+    for one in (sock, *names, ours, theirs, asked, told, _heard):
         one.close()
     os.close(lock)
 

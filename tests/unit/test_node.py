@@ -96,6 +96,7 @@ class FakeWorkers(list[FakeWorker]):
     """A node's workers."""
 
     streams = 0
+    inherited_streams = 0
     tunnels = ()
 
     def tell_all(self, message: m.ToWorker) -> None:
@@ -220,6 +221,14 @@ async def test_a_drain_without_workers_is_over_at_once(node: OneNode, autojump_c
     """With them went all that they carried."""
     workers(node).clear()
     assert await node._drain() == 0
+
+
+async def test_a_drain_waits_for_workers_of_another_version_while_ours_do_not_answer_yet(
+    node: OneNode, autojump_clock: trio.testing.MockClock
+) -> None:
+    workers(node).clear()
+    workers(node).inherited_streams = 2
+    assert await node._drain() == 1
 
 
 async def test_f08_a_drain_waits_for_streams_and_cuts_what_is_left(

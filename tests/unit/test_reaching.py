@@ -18,6 +18,7 @@ import trio.testing
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
+from agents.handover import LeftSsh
 from agents.reach.hops import last_hops, reached
 from agents.reach.reaching import Reaching, ReachOwner
 from agents.reach.ssh_process import Suspensions
@@ -85,14 +86,14 @@ class FakeWorker:
 class Gateway1:
     """What a gateway agent has around it."""
 
-    def __init__(self, home: Path, known: Snapshot) -> None:
+    def __init__(self, home: Path, known: Snapshot, left: LeftSsh | None = None) -> None:
         self.snapshot = known
         self.placed: list[dict[str, bool]] = []
         self.forwarded: list[tuple[m.Forwarded, Sequence[socket.socket]]] = []
         self.workers: list[FakeWorker] = []
         self._started = trio.Event()
         owner = ReachOwner(lambda: self.snapshot, self.place, lambda *got: self.forwarded.append(got))
-        self.reaching = Reaching(home, "gw1", owner, start=self.start)
+        self.reaching = Reaching(home, "gw1", owner, start=self.start, left=left)
 
     def start(self, sock: socket.socket) -> FakeWorker:
         worker = FakeWorker(sock)
@@ -119,8 +120,8 @@ class Gateway1:
 
 
 @asynccontextmanager
-async def running(home: Path, known: Snapshot) -> AsyncIterator[Gateway1]:
-    gateway = Gateway1(home, known)
+async def running(home: Path, known: Snapshot, left: LeftSsh | None = None) -> AsyncIterator[Gateway1]:
+    gateway = Gateway1(home, known, left)
     gateway.reaching.follow()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(gateway.reaching.run)
