@@ -47,8 +47,8 @@ LEFT_OUT_STARTS = (
 )
 
 COMMAND = """#!/bin/sh
-# Where this file is, links followed, but not those in the path to it: below a `current` link, what the link points to
-# may change, and the running node finds the new version there.
+# Where this file is. Below a `current` link what the link leads to may change at any moment: everything that runs is of
+# the release that it led to here, and MESHBRIDGE_PROGRAM is where a running node finds the next one.
 here=$0
 while [ -h "$here" ]; do
     to=$(readlink "$here")
@@ -56,10 +56,12 @@ while [ -h "$here" ]; do
 done
 case "$here" in */*) ;; *) here=./$here ;; esac
 root=$(CDPATH='' cd -- "${here%/*}/.." && pwd) || exit 69
+MESHBRIDGE_PROGRAM=$root/bin/meshbridge
+root=$(CDPATH='' cd -- "$root" && pwd -P) || exit 69
 # Another Python's settings would lead ours astray. Everything is compiled already.
 unset PYTHONHOME PYTHONPATH PYTHONSTARTUP
 PYTHONNOUSERSITE=1 PYTHONDONTWRITEBYTECODE=1
-export PYTHONNOUSERSITE PYTHONDONTWRITEBYTECODE
+export PYTHONNOUSERSITE PYTHONDONTWRITEBYTECODE MESHBRIDGE_PROGRAM
 exec "$root/python/bin/python3" -I -m cli.start "$@"
 """
 

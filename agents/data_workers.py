@@ -53,7 +53,8 @@ class WorkersOwner(Protocol):
         """One has gone: whoever waits for its answer waits in vain."""
 
     async def reachable(self) -> None:
-        """Wait until others find the way to this node, if they can be expected to soon."""
+        """Wait until others find the way to this node, if they can be expected to soon. Raises MeshError: they do not,
+        and it is to end."""
 
     async def worker_said(self, worker: DataWorkerProcess, message: m.FromWorker, socks: list[socket.socket]) -> None:
         """Must not wait long. Owns the sockets."""
@@ -113,6 +114,7 @@ class DataWorkers:
         self._draining: m.Drain | None = None
         self._listening: dict[tuple[str, int], tuple[AnyListen, socket.socket]] = {}
         self._inherited = [DataWorkerProcess.inherited(left, self._heard) for left in inherited]
+        self._taken_over = trio.Event()
         self._leaving = False
         self._left: list[DataWorkerProcess] = []
         self._serving = Generation(tuple(Slot() for _ in range(count)), missing=count)
@@ -272,10 +274,6 @@ class DataWorkers:
                 self._listening.clear()
                 self._board.close()
 
-    async def started(self) -> None:
-        """Wait until all of those that serve have started."""
-        await self._serving.started.wait()
-
     async def all_said(self) -> None:
         """Wait until every worker has taken what it was told."""
         for worker in (*self, *self._inherited):
@@ -290,11 +288,10 @@ class DataWorkers:
                 self._left.append(worker)
 
     def left(self) -> tuple[tuple[int, ...], tuple[LeftWorker, ...]]:
-        """After the end of `run`: listening sockets and workers, for the next program."""
-        return (
-            tuple(sock.fileno() for _, sock in self._listening.values()),
-            tuple(worker.detach() for worker in self._left),
-        )
+        """After the end of `run`: listening sockets and workers, for the next program, which owns them."""
+        listening = tuple(sock.detach() for _, sock in self._listening.values())
+        self._listening.clear()
+        return listening, tuple(worker.detach() for worker in self._left)
 
     async def _hear_inherited(self, worker: DataWorkerProcess) -> None:
         try:
@@ -311,6 +308,15 @@ class DataWorkers:
             await self._owner.reachable()
         for worker in self._inherited:
             worker.retire_inherited()
+        self._taken_over.set()
+
+    async def started(self) -> None:
+        """Wait until all of those that serve have started, or one could not."""
+        await self._serving.started.wait()
+
+    async def taken_over(self) -> None:
+        """Wait until ours carry what comes, and those of the version before are told to end."""
+        await self._taken_over.wait()
 
     async def renew(self) -> None:
         """Have a new generation take over, once all of it is ready; the one that serves then ends with its streams.

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import trio
 
-from agents import clock, handover
+from agents import clock, node_process
 from agents.admin.server import AdminConnection
 from agents.backoff import Backoff
 from agents.catalog.entries import hosts_of
@@ -33,7 +33,7 @@ from agents.control.server import ControlServer
 from agents.estate import Home, HomeConfig, load_config, open_registry
 from agents.gateway_status import host_rows, presence_rows, service_rows
 from agents.guards import must_pass
-from agents.handover import Inherited
+from agents.handover import Inherited, Left, LeftSsh
 from agents.host_streams import HostStreams
 from agents.imports.importer import Importer, consul_of
 from agents.issuing import Issuing
@@ -61,7 +61,7 @@ from bridge.logs import get_logger
 from inventory.authority import AuthorityState
 from inventory.errors import AnswerIsNo, InputError, MeshError
 from inventory.health import HealthByHost
-from inventory.home import HomeLock, lock_home
+from inventory.home import HomeLock
 from inventory.imports import gateway_of
 from inventory.model import Health, Instance, Presence
 from inventory.names import SpiffeId, parse_host, parse_spiffe_id, shown
@@ -135,7 +135,7 @@ class GatewayAgent(Node):
         self._checks = ReachedChecks(config.name, home, self._place_checked, slot=self._governors.checking)
         self._catalog = catalog_of(config, registry, lambda: self.snapshot, self.metrics)
         owner = ReachOwner(lambda: self.snapshot, self._place_presence, self._forwarded, self.workers.started)
-        self._reaching = Reaching(home, config.name, owner, left=inherited.ssh)
+        self._reaching = Reaching(home, config.name, owner, left=inherited.ssh, keeps_place=inherited.trial is not None)
         self._host_streams = HostStreams(self._control, self._reaching, self._questions)
         self._renewed = Latest()
 
@@ -456,7 +456,7 @@ class GatewayAgent(Node):
         super().leave()
         self._reaching.leave()
 
-    def left_ssh(self) -> handover.LeftSsh | None:
+    def left_ssh(self) -> LeftSsh | None:
         return self._reaching.left()
 
     @property
@@ -583,17 +583,18 @@ async def run(home: Path, *, workers: int, metrics: str | None = None) -> int:
     config = load_config(home)
     if config.role != "gateway":
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} agent run")
-    left = handover.take()
-    with HomeLock(left.lock) if left.lock is not None else lock_home(home) as lock:
+
+    async def serve(inherited: Inherited, lock: HomeLock) -> tuple[int, Left | None]:
         async with open_registry(home) as registry, open_kept(Home(home), config) as kept:
             ledger = Ledger(registry, home, config.genesis, kept=kept)
             await ledger.load()
             agent = GatewayAgent(
-                home, config, registry, ledger, workers=workers, metrics=metrics, inherited=left, kept=kept
+                home, config, registry, ledger, workers=workers, metrics=metrics, inherited=inherited, kept=kept
             )
             gc.collect()
             gc.freeze()  # what is known at the start stays: a walk over it would stop everything meanwhile
             with contextlib.closing(agent):
                 code = await agent.run()
-        agent.replace(lock)
-        return code
+        return code, agent.left(lock)
+
+    return await node_process.run(home, serve)

@@ -65,6 +65,12 @@ class GatewayLinks:
     def is_any_connected(self) -> bool:
         return any(link.connected for link in self)
 
+    def why_none(self) -> str:
+        """Why no gateway is reached; empty when one is, or there is none."""
+        if self.is_any_connected:
+            return ""
+        return "; ".join(f"gateway {link.gateway} is not reached: {link.last_error}" for link in self)
+
     def with_lost(self, presence: Mapping[str, Presence]) -> Mapping[str, Presence]:
         """`presence`, and that of the gateways whose link is down: what they bring in is better had through another."""
         lost = tuple(sorted(link.gateway for link in self if not link.connected))
@@ -126,6 +132,10 @@ class GatewayLinks:
 
     def one_is_up(self) -> None:
         self._up.set()
+
+    async def up(self) -> None:
+        """Wait until there is one that is up."""
+        await self._up.wait()
 
     async def returned(self) -> None:
         """Where a program before us had links, wait until there is one again, or should have been."""

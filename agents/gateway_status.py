@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bridge.errors import clock as clock_words
-from inventory.model import Presence
+from inventory.model import Instance, Presence
 from inventory.snapshot import Snapshot
 
 
@@ -31,15 +31,33 @@ def presence_rows(
     snapshot: Snapshot, is_here: Callable[[str], bool], streams: Mapping[str, int], why_away: Callable[[str], str]
 ) -> dict[str, dict[str, Any]]:
     """Every host that was ever here, by name."""
+    alone = served_alone(snapshot, is_here)
     return {
         name: {
             "online": is_here(name),
             "advertise": known.advertise,
             "streams": streams.get(name, 0),
             "why_away": why_away(name),
+            "alone": alone.get(name, []),
         }
         for name, known in sorted(snapshot.presence.items())
     }
+
+
+def served_alone(snapshot: Snapshot, is_here: Callable[[str], bool]) -> dict[str, list[str]]:
+    """Host -> services that nobody else could serve in its place at this moment."""
+    found: dict[str, list[str]] = {}
+    for name, service in sorted(snapshot.services.items()):
+        hosts = {i.host for i in service.instances if _takes_streams(snapshot, i, is_here)}
+        if len(hosts) == 1:
+            found.setdefault(hosts.pop(), []).append(name)
+    return found
+
+
+def _takes_streams(snapshot: Snapshot, instance: Instance, is_here: Callable[[str], bool]) -> bool:
+    host = snapshot.host(instance.host)
+    is_drained = instance.draining is not None or (host is not None and host.draining is not None)
+    return not is_drained and is_here(instance.host) and snapshot.health_of(instance).state != "failing"
 
 
 def _host_state(snapshot: Snapshot, name: str, is_here: Callable[[str], bool]) -> str:

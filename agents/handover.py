@@ -1,29 +1,27 @@
-"""I/O: a supervisor replaces itself in place by the version on disk: what it leaves behind, and who finds it.
+"""I/O: what a supervisor leaves to the one that takes its place, and who finds it.
 
-The process id stays, so a service manager sees one service. Listening sockets, the home's lock and the channels to the
-workers go over as open descriptors, named in a memory file whose own descriptor is in the environment. The workers of
-the version before go on accepting until those of the new one are ready.
+Listening sockets, the home's lock and the channels to the workers go over as open descriptors, named in a memory file
+whose own descriptor is in the environment. The workers of the one before go on accepting until those of the next one
+are ready. `node_process` and `trial` say when that happens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
-from importlib.metadata import MetadataPathFinder, PackageNotFoundError, version
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import msgspec
+import trio
 
+from agents import program
 from bridge import limits
 from bridge.lines import plain
-from inventory.errors import Unavailable
 
 _VARIABLE = "MESHBRIDGE_HANDOVER"
-_ROOT = Path(__file__).parents[1]
-_PROBE = "import cli.main, agents.gateway_agent, agents.host_agent, agents.workers.data_worker"
+_TRIAL = "MESHBRIDGE_TRIAL"
 _SIGNALS = (signal.SIGHUP, signal.SIGTERM, signal.SIGINT)
 
 
@@ -74,6 +72,11 @@ class LeftSsh(msgspec.Struct, frozen=True, kw_only=True):
     """Of the entry of the authority log up to which the workers were told everything."""
     workers: tuple[LeftSshWorker, ...]
 
+    def renumbered(self, numbers: Iterator[int]) -> LeftSsh:
+        listener = next(numbers)
+        workers = tuple(msgspec.structs.replace(worker, channel=next(numbers)) for worker in self.workers)
+        return msgspec.structs.replace(self, listener=listener, workers=workers)
+
 
 class Left(msgspec.Struct, frozen=True, kw_only=True):
     """What goes over. Numbers are descriptors."""
@@ -84,18 +87,118 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     """The DNS server's, if there is one: the listening one and the one for datagrams."""
     workers: tuple[LeftWorker, ...]
     ssh: LeftSsh | None = None
+    linked: bool = False
+    """Others found their way to the node: then the next one is to be found as well."""
+    reload: bool = False
+    """There was a wish to reload that nobody has followed."""
+    children: tuple[int, ...] = ()
+    """Processes that end by themselves and are to be waited for."""
 
     @property
     def descriptors(self) -> list[int]:
         ssh = [self.ssh.listener, *(worker.channel for worker in self.ssh.workers)] if self.ssh is not None else []
         return [self.lock, *self.listening, *self.dns, *(worker.channel for worker in self.workers), *ssh]
 
+    @property
+    def pids(self) -> set[int]:
+        """Of all workers."""
+        ssh = {worker.pid for worker in self.ssh.workers} if self.ssh is not None else set()
+        return {worker.pid for worker in self.workers} | ssh
+
+    def renumbered(self, descriptors: Sequence[int]) -> Left:
+        """The same with other numbers, in the order of `descriptors`: as another process received them."""
+        numbers = iter(descriptors)
+        return msgspec.structs.replace(
+            self,
+            lock=next(numbers),
+            listening=tuple(next(numbers) for _ in self.listening),
+            dns=tuple(next(numbers) for _ in self.dns),
+            workers=tuple(msgspec.structs.replace(worker, channel=next(numbers)) for worker in self.workers),
+            ssh=self.ssh and self.ssh.renumbered(numbers),
+        )
+
+    def written(self) -> int:
+        """In a memory file; its descriptor."""
+        file = os.memfd_create("meshbridge-handover", os.MFD_CLOEXEC)
+        with os.fdopen(os.dup(file), "wb") as writing:
+            writing.write(msgspec.json.encode(self))
+        return file
+
+
+def read_left(file: int) -> Left:
+    """What `written` wrote. Closes the file. Raises msgspec.DecodeError: it is something else."""
+    with os.fdopen(file, "rb") as reading:
+        reading.seek(0)
+        return msgspec.json.decode(reading.read(), type=Left)
+
+
+ALIVE, READY, BECAUSE, LEFT, MORE, WHOLE = b".", b"r", b"!", b"[", b"+", b"]"
+"""What a process on trial says, each the first byte of a packet. BECAUSE has words; LEFT and MORE have descriptors."""
+_AT_ONCE = 200
+"""Descriptors in one packet; Linux takes 253."""
+
+
+class OnTrial:
+    """This process is tried: another one waits to take its place back, or to become what this one is.
+
+    Args:
+        sock: SOCK_SEQPACKET, to the one that waits; owned.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._sock.setblocking(False)
+
+    async def show(
+        self, gone: Callable[[], None], *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Give signs of life until cancelled. `gone` is called when nobody waits any more."""
+        while True:
+            self._say(ALIVE)
+            task_status.started()
+            task_status = trio.TASK_STATUS_IGNORED
+            with trio.move_on_after(limits.TRIAL_BEAT) as scope:
+                await trio.lowlevel.wait_readable(self._sock)
+            if not scope.cancelled_caught:
+                gone()
+                return
+
+    def is_ready(self) -> None:
+        self._say(READY)
+
+    def fails(self, why: str) -> None:
+        """Say why this process is about to end."""
+        self._say(BECAUSE + plain(why, limits.STATUS_MAX_CHARS).encode())
+
+    def hand_back(self, left: Left) -> None:
+        """Leave all that there is to the one that waits; this process is to end then. Raises OSError: it is gone."""
+        self._sock.settimeout(limits.TRIAL_END)
+        with os.fdopen(left.written(), "rb") as file:
+            socket.send_fds(self._sock, [LEFT], [file.fileno()])
+        fds = left.descriptors
+        for start in range(0, len(fds), _AT_ONCE):
+            socket.send_fds(self._sock, [MORE], fds[start : start + _AT_ONCE])
+        self._sock.send(WHOLE)
+        # Until it has made itself the parent of what this process leaves behind.
+        self._sock.recv(1)
+
+    def _say(self, packet: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.send(packet)
+
 
 class Inherited:
     """What the supervisor before this one left; nothing in a process that began by itself."""
 
-    def __init__(self, left: Left | None = None) -> None:
+    def __init__(self, left: Left | None = None, *, trial: OnTrial | None = None, refused: str = "") -> None:
         self.lock = left.lock if left is not None else None
+        self.trial = trial
+        self.refused = refused
+        """Why this is the version that it was: another one was tried and did not pass."""
+        self.is_linked = left is not None and left.linked
+        self.reload = left is not None and left.reload
+        self.children = list(left.children) if left is not None else []
+        """Processes that end by themselves, and that `reap` has not seen to have ended."""
         self.workers = left.workers if left is not None else ()
         self.ssh = left.ssh if left is not None else None
         dns = [socket.socket(fileno=fd) for fd in left.dns] if left is not None else []
@@ -120,6 +223,10 @@ class Inherited:
                 return found
         return None
 
+    def reap(self) -> None:
+        """Processes that nobody hears any more and that have ended leave nothing behind. Call it now and then."""
+        self.children = [pid for pid in self.children if _runs(pid)]
+
     def close_rest(self) -> None:
         """What nobody asked for is not served any more."""
         for sock in self._dns or ():
@@ -130,63 +237,39 @@ class Inherited:
         self._listening.clear()
 
 
+def _runs(child: int) -> bool:
+    with contextlib.suppress(ChildProcessError):
+        return os.waitpid(child, os.WNOHANG) == (0, 0)
+    return False
+
+
 def take() -> Inherited:
     """What was left to this process, once; workers and whatever else it starts see nothing of it."""
-    named = os.environ.pop(_VARIABLE, "")
+    named, trial = os.environ.pop(_VARIABLE, ""), os.environ.pop(_TRIAL, "")
     if not named:
         return Inherited()
-    with os.fdopen(int(named), "rb") as file:
-        file.seek(0)
-        left = msgspec.json.decode(file.read(), type=Left)
+    left = read_left(int(named))
     for fd in left.descriptors:
         os.set_inheritable(fd, False)
-    return Inherited(left)
+    if not trial:
+        return Inherited(left)
+    os.set_inheritable(int(trial), False)
+    return Inherited(left, trial=OnTrial(socket.socket(fileno=int(trial))))
 
 
-def installed_version() -> str:
-    """The version on disk; empty when there is none."""
-    # Below a link that leads to another tree now: both may have the same times, by which a change is noticed otherwise.
-    MetadataPathFinder().invalidate_caches()
-    try:
-        return version("meshbridge")
-    except PackageNotFoundError:
-        return ""
-
-
-def probe() -> None:
-    """Whether what is on disk can be started at all: everything that a node needs is imported, in a process of its own.
-
-    Raises:
-        Unavailable: it cannot; with the last line of what Python said.
-    """
-    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-    argv = [sys.executable, "-P", "-c", _PROBE]
-    try:
-        done = subprocess.run(
-            argv,
-            env={**os.environ, "PYTHONPATH": path},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="backslashreplace",
-            timeout=limits.PROBE_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
-        raise Unavailable(f"the version on disk cannot be tried: {type(exc).__name__}") from None
-    if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise Unavailable(f"the version on disk cannot be started: {plain(said[-1])}")
+def environment(file: int, trial: int | None = None) -> dict[str, str]:
+    """For the process that is to `take` what is written there."""
+    on_trial = {} if trial is None else {_TRIAL: str(trial)}
+    return {**os.environ, _VARIABLE: str(file), **on_trial}
 
 
 def replace(left: Left) -> None:
     """Become the program on disk, started as this one was. Does not return. Raises OSError."""
-    file = os.memfd_create("meshbridge-handover", 0)
-    os.write(file, msgspec.json.encode(left))
-    for fd in left.descriptors:
+    file = left.written()
+    for fd in (file, *left.descriptors):
         os.set_inheritable(fd, True)
-    # The command line is our own.
-    os.execve(sys.executable, sys.orig_argv, {**os.environ, _VARIABLE: str(file)})  # noqa: S606
+    argv = program.command()
+    os.execve(argv[0], argv, environment(file))  # noqa: S606 - the command line is our own
 
 
 def hold_signals() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 import trio
 
-from agents import clock, handover
+from agents import clock, node_process
 from agents.admin.server import AdminConnection
 from agents.adoptions import Adoptions
 from agents.control import messages as c
@@ -24,7 +24,7 @@ from agents.control.reissue import reissue
 from agents.estate import HomeConfig, load_config
 from agents.gateway_links import GatewayLinks
 from agents.guards import must_pass
-from agents.handover import Inherited
+from agents.handover import Inherited, Left
 from agents.host_status import gateway_row, instance_rows, known_since, service_rows
 from agents.knowledge.known import Known
 from agents.local_services import LocalServices
@@ -46,7 +46,7 @@ from bridge.identity.issuer import make_csr
 from bridge.logs import get_logger
 from inventory.endpoints import Endpoint, parse_endpoint
 from inventory.errors import AnswerIsNo, InputError, MeshError, Unavailable
-from inventory.home import HomeLock, lock_home, read_file, write_file
+from inventory.home import HomeLock, read_file, write_file
 from inventory.model import Health
 from inventory.names import parse_service_name, shown
 
@@ -133,7 +133,7 @@ class HostAgent(Node):
         self._dns_sockets = tuple(sock.dup() for sock in sockets)
 
     def dns_descriptors(self) -> tuple[int, ...]:
-        return tuple(sock.fileno() for sock in self._dns_sockets)
+        return tuple(sock.detach() for sock in self._dns_sockets)
 
     async def reload(self) -> None:
         self._services.reload()
@@ -335,6 +335,15 @@ class HostAgent(Node):
 
     async def reachable(self) -> None:
         await self._links.returned()
+        if self.inherited.trial is not None and self.inherited.is_linked:
+            # Before the workers of the version before are told to end: until then nothing is lost.
+            with trio.move_on_after(limits.TRIAL_LINKED):
+                await self._links.up()
+            if why := self.why_unlinked():
+                raise Unavailable(why)
+
+    def why_unlinked(self) -> str:
+        return self._links.why_none()
 
     async def before_drain(self) -> None:
         """Peers hear that our instances are going before we stop taking streams (F08)."""
@@ -371,7 +380,7 @@ class HostAgent(Node):
                 raise
             tell_bug("a path could not be asked for", exc, peer=peer)
             answer = m.PathFailed(peer=peer, reason=f"internal error: {type(exc).__name__}")
-        if isinstance(answer, m.PathFound) or not self.leaves:
+        if isinstance(answer, m.PathFound) or not self.reloading.leaves:
             worker.answer(answer)
 
     def flowed(self, records: tuple[Flow, ...]) -> None:
@@ -484,15 +493,20 @@ async def run(
     config = load_config(home)
     if config.role != "host":
         raise InputError(f"{home} is the home of a {config.role}", hint=f"meshbridge --home {home} gateway run")
-    inherited = handover.take()
-    with HomeLock(inherited.lock) if inherited.lock is not None else lock_home(home) as lock:
+
+    async def serve(inherited: Inherited, lock: HomeLock) -> tuple[int, Left | None]:
         known = Known.load(home, config.genesis)
         agent = HostAgent(
             home, config, known, workers=workers, metrics=metrics, dns=dns, hosts_file=hosts_file, inherited=inherited
         )
+        is_followed = inherited.trial is not None  # should it fail
         try:
             code = await agent.run()
-            agent.replace(lock)
-            return code
+            left = agent.left(lock)
+            is_followed = left is not None
         finally:
-            agent.leave_hosts_file()
+            if not is_followed:
+                agent.leave_hosts_file()
+        return code, left
+
+    return await node_process.run(home, serve)

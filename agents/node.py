@@ -25,11 +25,12 @@ from agents.data_workers import DataWorkers
 from agents.estate import Home, HomeConfig
 from agents.governors import Governors
 from agents.guards import must_pass
-from agents.handover import Inherited
+from agents.handover import Inherited, Left
 from agents.instance_counts import InstanceCounts
-from agents.lifecycle import Lifecycle, keep_watchdog, say_ready, say_reloaded, say_reloading, say_status
+from agents.lifecycle import Lifecycle, keep_watchdog, say_ready, say_status
 from agents.loop_lag import LagStatus, watch_lag
 from agents.outage_budget import OutageBudget, end_of
+from agents.reloading import Reloading
 from agents.stream_questions import StreamQuestions
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
@@ -90,8 +91,6 @@ class Node:
         self.loop_lag = LagStatus()
         self.started = clock.now()
         self.ready = False
-        self.last_reload = ""
-        """What became of the last SIGHUP, in words."""
         self.renewal_possible = Latest()
         """Asked when a gateway has been reached: a renewal that failed for want of one need not wait any longer."""
         self._root = root_certificate
@@ -109,12 +108,9 @@ class Node:
         )
         self.workers = DataWorkers(begin, workers, self, inherited=inherited.workers)
         self.inherited = inherited
-        self.leaves = False
-        """Another version is about to take this one's place: what cannot be answered any more is left to it."""
-        self.replaced_by = ""
-        """The version on disk that is to take this process's place, once `run` has returned."""
+        self.reloading = Reloading(self, VERSION, self.lifecycle, self.workers, inherited)
         self._questions = StreamQuestions(self.workers)
-        self._governors = Governors(self.health_of, lambda: self.leaves)
+        self._governors = Governors(self.health_of, lambda: self.reloading.leaves)
 
     @property
     def spiffe(self) -> SpiffeId:
@@ -137,8 +133,13 @@ class Node:
     async def before_replacement(self) -> None:
         """Tell others that this node is away for a moment."""
 
+    def why_unlinked(self) -> str:
+        """Why others do not find the way to this node; empty when they do, or need none."""
+        return ""
+
     async def reachable(self) -> None:
-        """Wait until others find the way to this node, if they can be expected to soon."""
+        """Wait until others find the way to this node, if they can be expected to soon. Raises MeshError: they do not,
+        and it is to end."""
 
     async def busy(self) -> int:
         """How much is still under way, while draining."""
@@ -178,7 +179,7 @@ class Node:
         return None
 
     def dns_descriptors(self) -> tuple[int, ...]:
-        """Of the DNS server, for the program that takes this one's place."""
+        """Of the DNS server, for the program that takes this one's place and owns them."""
         return ()
 
     def status(self) -> dict[str, Any]:
@@ -235,6 +236,8 @@ class Node:
             self._nursery = nursery
             await nursery.start(self.lifecycle.watch_signals)
             handover.listen_to_signals()
+            if self.inherited.trial is not None:
+                await nursery.start(self.inherited.trial.show, self.lifecycle.stop)
             nursery.start_soon(keep_watchdog)
             self._governors.inherited(self.workers.inherited)
             nursery.start_soon(self._governors.run)
@@ -247,10 +250,13 @@ class Node:
             if self.metrics_endpoint is not None:
                 await self._serve_metrics(nursery, self.metrics_endpoint)
                 nursery.start_soon(self._count_changes)
-            nursery.start_soon(self._reloads)
             nursery.start_soon(self._renewals)
             self.ready = True
             say_ready(f"meshbridge: {self.role} {self.name} of {self.config.trust_domain} is ready")
+            nursery.start_soon(self.reloading.run)
+            if self.inherited.trial is not None:
+                self.inherited.trial.is_ready()
+                nursery.start_soon(self.reloading.pass_trial)
             await self.lifecycle.draining.wait()
             code = await self._drain()
             nursery.cancel_scope.cancel()
@@ -262,13 +268,20 @@ class Node:
         mend = f"change `listen` in {Home(self.home).config}"
         return self.inherited.listener(endpoint.host, endpoint.port) or await listen_on(place, mend)
 
-    def replace(self, lock: HomeLock) -> None:
-        """After `run`: become the version on disk, if that is what it returned for; does not return then."""
-        if self.replaced_by:
-            listening, workers = self.workers.left()
-            dns = self.dns_descriptors()
-            ssh = self.left_ssh()
-            handover.replace(handover.Left(lock=lock.fd, listening=listening, dns=dns, workers=workers, ssh=ssh))
+    def left(self, lock: HomeLock) -> Left | None:
+        """After `run`: what another program is to take over; None when this node has ended for good."""
+        if not self.reloading.replaced_by:
+            return None
+        listening, workers = self.workers.left()
+        return Left(
+            lock=lock.fd,
+            listening=listening,
+            dns=self.dns_descriptors(),
+            workers=workers,
+            ssh=self.left_ssh(),
+            linked=self.reloading.was_linked,
+            children=tuple(self.inherited.children),
+        )
 
     async def _drain(self) -> int:
         """No new streams; live ones may end until the deadline; what is left is cut."""
@@ -314,6 +327,7 @@ class Node:
         self._nursery.start_soon(watch_lag, lag)
         while True:
             await trio.sleep(_WATCH)
+            self.inherited.reap()
             counted = lag.take()
             self.workers.look(_WATCH)
             self.loop_lag.heard("supervisor", counted)
@@ -321,56 +335,7 @@ class Node:
             self.metrics.flows_dropped(self.flow_log.dropped)
             self.metrics.limited(self._governors.states(), self._governors.take_refused())
 
-    async def _reloads(self) -> None:
-        async for _ in self.lifecycle.reloads():
-            say_reloading()
-            try:
-                await self.reload()
-                log.info("reloaded")
-            except MeshError as exc:
-                self._say_reload(f"refused: {exc.with_hint}")
-                log.error("reload refused; everything stays as it was", reason=str(exc), hint=exc.hint)
-            else:
-                await self._renew_workers()
-            if not (self.replaced_by or self.lifecycle.draining.is_set()):  # else the next one says it, or nobody
-                say_reloaded(f"last reload at {self.last_reload}")
-
-    def _say_reload(self, what: str) -> None:
-        """With its time: what it says may not be so any more when somebody reads it."""
-        self.last_reload = f"{clock_words(clock.now())}: {what}"
-
-    async def _renew_workers(self) -> None:
-        """New workers, from the code on disk, take the place of those that are there."""
-        try:
-            installed = await trio.to_thread.run_sync(handover.installed_version)
-            if installed != VERSION:
-                await self._prepare_replacement(installed)
-                return
-            await self.workers.renew()
-        except MeshError as exc:
-            self._say_reload(f"done, but the workers stay: {exc.with_hint}")
-            log.warning("the workers stay as they are", reason=str(exc), hint=exc.hint)
-            return
-        self._say_reload("done, with new workers")
-        log.info("new workers serve", pids=[worker.pid for worker in self.workers if worker.serves])
-        self.workers_renewed()
-
-    async def _prepare_replacement(self, installed: str) -> None:
-        """End this process's part, and nothing else, for the version on disk. Raises Unavailable: it cannot start."""
-        if not installed:
-            raise Unavailable("meshbridge is not installed any more", hint="install it, then reload again")
-        await trio.to_thread.run_sync(handover.probe)
-        log.info("the version on disk takes over", before=VERSION, after=installed)
-        self.leaves = True
-        with trio.move_on_after(limits.RETURN_NOTICE):
-            await self.before_replacement()
-            await self.workers.all_said()
-        if self.lifecycle.draining.is_set():
-            self.leaves = False
-            return  # it is to end, and nobody is to take its place
-        handover.hold_signals()
-        self.replaced_by = installed
-        self.leave()
+    def end_for_replacement(self) -> None:
         self._nursery.cancel_scope.cancel()
 
     async def _renewals(self) -> None:
@@ -474,7 +439,8 @@ class Node:
             "authority_number": authority.number,
             "policy_number": authority.policy_number,
             "workers": self.workers.status(),
-            "last_reload": self.last_reload,
+            "last_reload": self.reloading.last,
+            "on_trial": self.inherited.trial is not None,
             "streams": self.streams,
             "loop_lag": self.loop_lag.status(),
             "limited": self._governors.status(),

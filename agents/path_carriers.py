@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 from collections.abc import Callable
 
+import trio
+
 from agents.control.paths import Joined
 from agents.data_workers import DataWorkers
 from agents.supervisor import DataWorkerProcess
@@ -30,7 +32,18 @@ class PathCarriers:
         self._carriers: dict[int, DataWorkerProcess] = {}
 
     async def join(self, joined: Joined) -> None:
-        """Have the worker that carries the least splice it. Owns its sockets."""
+        """Have the worker that carries the least splice it. Owns its sockets.
+
+        Hosts find a gateway that became another version before its workers have started: they wait for these.
+        """
+        try:
+            with trio.move_on_after(limits.WORKER_START_TIMEOUT):
+                await self._workers.started()
+        except trio.Cancelled:
+            for sock in joined.sockets:
+                sock.close()
+            self._ended(joined.id)
+            raise
         worker = self._workers.tell_one(m.Join(id=joined.id, a=joined.a, b=joined.b), joined.sockets)
         if worker is None:
             self._ended(joined.id)

@@ -177,7 +177,7 @@ class DataWorkerProcess:
 
     def _hangs(self) -> None:
         self.ready = self._inherited = False
-        self._channel.close()
+        self._channel.hang_up()
 
     def look(self, passed: float, is_held: Callable[[int], bool]) -> None:
         """Call it every `passed` seconds: one that has said nothing for too long hangs, unless something holds it."""
@@ -287,7 +287,7 @@ class DataWorkerProcess:
 
     def end(self) -> None:
         """Now, with all that it carries."""
-        self._channel.close()
+        self._channel.hang_up()
 
     # --- its life -------------------------------------------------------------------------------------------------
 

@@ -384,6 +384,19 @@ then 200 a second."""
 WORKER_START_TIMEOUT = 10.0
 PROBE_TIMEOUT = 60.0
 """For a process that imports all of a version just installed, which Python may have to compile first."""
+TRIAL_START = 30.0
+"""Another version that is tried gives its first sign of life within this: it has read the home by then."""
+TRIAL_BEAT = 1.0
+TRIAL_SILENT = 10.0
+"""One that gives no sign of life (every TRIAL_BEAT) for so long stands still, and is ended."""
+TRIAL_READY = 60.0
+"""For it to be ready, and for the rest of its trial after that."""
+TRIAL_LINKED = 20.0
+"""For it to reach a gateway, where the version before did. Workers of that one carry everything until then."""
+TRIAL_SPAN = 5.0
+"""So long it has to serve. What fails later is for whoever upgrades to notice; what fails at all fails early."""
+TRIAL_END = 5.0
+"""For its process to end once it has handed back what it had, or has closed its end of the socket."""
 WORKER_SEND_TIMEOUT = 10.0
 """A worker that has not taken a message for so long hangs: it is ended and another one started."""
 WORKER_OUTBOX_MAX = 10000

@@ -214,6 +214,8 @@ class HostView(msgspec.Struct, frozen=True, kw_only=True):
     """online or away, by the word of the gateway that runs on this home; None when none does, or it was never here."""
     why_away: str | None = None
     """Of an agentless host that is away: what keeps that gateway from reaching it."""
+    alone: tuple[str, ...] = ()
+    """Services that nobody else could serve in its place at this moment, by the word of that gateway."""
 
     @property
     def state_now(self) -> str:
@@ -235,7 +237,8 @@ async def with_presence(views: Sequence[HostView], home: Path) -> list[HostView]
 
 def _with(view: HostView, known: Mapping[str, Any]) -> HostView:
     presence = "online" if known.get("online") else "away"
-    return msgspec.structs.replace(view, presence=presence, why_away=known.get("why_away") or None)
+    why_away, alone = known.get("why_away") or None, tuple(known.get("alone", ()))
+    return msgspec.structs.replace(view, presence=presence, why_away=why_away, alone=alone)
 
 
 async def view_hosts(registry: Registry, state: AuthorityState) -> list[HostView]:

@@ -61,11 +61,12 @@ class Reaching:
     """Args:
     gateway: its name.
     left: by the version before this one in the same process.
+    keeps_place: where data workers ask stays when this ends: the version before may go on.
     """
 
     def __init__(
         self, home: Path, gateway: str, owner: ReachOwner, *, start: Start = start_ssh_worker,
-        left: LeftSsh | None = None,
+        left: LeftSsh | None = None, keeps_place: bool = False,
     ) -> None:  # fmt: skip
         self._home = home
         self._gateway = gateway
@@ -84,6 +85,7 @@ class Reaching:
         self._before = WorkersBefore(left, self._forwarded, self._reached_before)
         self._news = Latest()
         """A host was reached, or lost, by our worker or the one before."""
+        self._keeps_place = keeps_place
         self._listener = socket.socket(fileno=left.listener) if left is not None else None
         self._left_number = left.number if left is not None else None
         self._leaves = False
@@ -138,7 +140,8 @@ class Reaching:
         finally:
             if self._listener is not None and not self._leaves:
                 self._listener.close()
-                place_in(self._home).unlink(missing_ok=True)
+                if not self._keeps_place:
+                    place_in(self._home).unlink(missing_ok=True)
 
     async def _hear_before(self) -> None:
         await self._owner.started()
@@ -253,7 +256,7 @@ class Reaching:
             worker, hosts = self._leaving
             workers += (worker.detach(serves=True, hosts=hosts),)
         number = self._owner.snapshot().authority.number
-        return LeftSsh(listener=self._listener.fileno(), number=number, workers=workers)
+        return LeftSsh(listener=self._listener.detach(), number=number, workers=workers)
 
     # --- what it says ---------------------------------------------------------------------------------------------
 

@@ -141,7 +141,7 @@ class SshWorkerProcess:
 
     def end(self) -> None:
         """Now, with all that it carries."""
-        self._channel.close()
+        self._channel.hang_up()
 
     @property
     def knows_all(self) -> bool:
@@ -180,7 +180,7 @@ class SshWorkerProcess:
 
     def _hangs(self) -> None:
         self.hung = True
-        self._channel.close()
+        self._channel.hang_up()
 
     def _end(self) -> None:
         self._say.close()

@@ -173,6 +173,13 @@ class Channel(Generic[Out, In]):
         await self._wait(trio.lowlevel.wait_readable)
         self._read()
 
+    def hang_up(self) -> None:
+        """The process at the other end hears that nobody is there any more, whoever else has this end; then as `close`:
+        while another version is on trial, the one that waits has it as well."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
     def close(self) -> None:
         """Whoever waits in `send` or `receive` is told."""
         if self._sock.fileno() >= 0:

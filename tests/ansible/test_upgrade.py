@@ -51,7 +51,7 @@ KINDS = {
     "it cannot be imported": Broken(CANNOT_BE_IMPORTED, "cannot be started: ModuleNotFoundError"),
     "it ends at once": Broken(ENDS, "RuntimeError"),
     "it ends at once, without systemd": Broken(ENDS, "RuntimeError", NO_SYSTEMD),
-    "it hangs": Broken(HANGS, "Watchdog timeout"),
+    "it hangs": Broken(HANGS, "stood still"),
     "it finds no gateway": Broken(FINDS_NO_GATEWAY, "no way from here"),
 }
 
@@ -118,16 +118,32 @@ def test_a_broken_release_goes_back_by_itself_and_costs_no_request(
     assert not load.failures, load.failures[:3]
 
 
+def test_the_only_one_that_serves_is_not_drained_and_goes_on(installed: AnsibleEstate, load: Load) -> None:
+    installed.say(GATEWAY, "service", "drain", "web", "--host", NO_SYSTEMD)
+    load.wait_for(40)
+    before, given = installed.versions(), KINDS["it ends at once"]
+    version = installed.release(given.change)
+    played = installed.controller.play("upgrade", "--limit", CANARY, meshbridge_version=version)
+    went_back(installed, played, CANARY, given.says, before)
+    assert f"{CANARY} is not drained: nobody else could serve web" in played.text
+    version = installed.release()
+    predicted = installed.controller.play("upgrade", "--check", "--limit", CANARY, meshbridge_version=version).ok()
+    played = installed.controller.play("upgrade", "--limit", CANARY, meshbridge_version=version).ok()
+    assert told(predicted) == told(played)
+    assert installed.versions()[CANARY] == version
+    load.wait_for(20)
+    assert not load.failures, load.failures[:3]
+    installed.say(GATEWAY, "service", "resume", "web", "--host", NO_SYSTEMD)
+
+
 def test_a_broken_gateway_goes_back_and_hosts_go_on(installed: AnsibleEstate, load: Load) -> None:
-    """Over the tunnels that are there: what goes through the gateway itself goes with it."""
+    """What goes through the gateway itself included."""
     before = installed.versions()
-    installed.say(GATEWAY, "service", "drain", "web", "--host", CANARY)
     load.wait_for(40)
     version = installed.release(ENDS)
     played = installed.controller.play("upgrade", meshbridge_version=version)
     went_back(installed, played, GATEWAY, "RuntimeError", before)
     assert not load.failures, load.failures[:3]
-    installed.say(GATEWAY, "service", "resume", "web", "--host", CANARY)
     installed.release(version=version)
     installed.controller.play("upgrade", "--limit", GATEWAY, meshbridge_version=version).ok()
     assert installed.versions() == {**before, GATEWAY: version}, "once it is mended, under the same name"

@@ -14,7 +14,7 @@ import pytest
 from tests.support import estate as estates
 from tests.support.estate import OPERATOR, Estate
 from tests.support.installed import Installed
-from tests.support.pair import CLIENT, SERVER, start_pair, status, wait_connected, worker_pids
+from tests.support.pair import CLIENT, SERVER, start_pair, status, wait_connected, wait_version, worker_pids
 from tests.support.traffic import Backend, Load, ask, eventually, hold, is_alive, session, work
 
 NODES = (CLIENT, SERVER, OPERATOR)
@@ -30,7 +30,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Insta
 def become(estate: Estate, home: str, version: str) -> None:
     pid = estate.nodes[home].pid
     estate.nodes[home].signal(signal.SIGHUP)
-    eventually(lambda: status(estate, home).get("version") == version, what=f"{home} is {version}", timeout=80)
+    wait_version(estate, home, version)
     assert status(estate, home)["pid"] == pid, "the same process, for its service manager"
 
 
@@ -69,6 +69,20 @@ def test_f10_every_node_becomes_a_new_version_without_a_failed_request(
 
 
 @pytest.mark.slow
+def test_who_needs_a_new_way_through_a_gateway_that_is_just_back_gets_one(estate: Estate, installed: Installed) -> None:
+    """The workers that are to carry it have not started then."""
+    with Backend("quick") as quick:
+        pair = start_pair(estate, {"quick": quick.target}, workers=2)
+        installed.version("2.0.0")
+        estate.nodes[OPERATOR].signal(signal.SIGHUP)
+        for on_trial in (True, False):
+            is_back = {"version": "2.0.0", "on_trial": on_trial}
+            eventually(lambda: is_back.items() <= status(estate, OPERATOR).items(), what="it is back", timeout=80)  # noqa: B023
+            for _ in range(20):
+                assert ask(*pair.place("quick")) == "quick"
+
+
+@pytest.mark.slow
 def test_a_version_that_cannot_start_changes_nothing(estate: Estate, installed: Installed) -> None:
     with Backend("quick") as quick:
         pair = start_pair(estate, {"quick": quick.target}, direct=True, workers=2)
@@ -90,7 +104,8 @@ def test_a_version_that_cannot_start_changes_nothing(estate: Estate, installed: 
         def impatient() -> bool:
             """At any moment of the change a signal may come: none of them ends the process."""
             estate.nodes[SERVER].signal(signal.SIGHUP)
-            return bool(status(estate, SERVER).get("version") == "2.0.0")
+            found = status(estate, SERVER)
+            return found.get("version") == "2.0.0" and not found["on_trial"]
 
         eventually(impatient, what=f"{SERVER} is 2.0.0", timeout=80)
         assert status(estate, SERVER)["pid"] == pid

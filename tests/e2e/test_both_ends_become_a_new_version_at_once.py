@@ -16,8 +16,8 @@ import pytest
 from tests.support import estate as estates
 from tests.support.estate import Estate
 from tests.support.installed import Installed
-from tests.support.pair import CLIENT, SERVER, start_pair, status, wait_connected
-from tests.support.traffic import Backend, Load, eventually
+from tests.support.pair import CLIENT, SERVER, start_pair, wait_connected, wait_version
+from tests.support.traffic import Backend, Load
 
 ROUNDS = 4
 HELD_UP = 5.0
@@ -55,11 +55,7 @@ def test_f10_both_at_once(estate: Estate, installed: Installed) -> None:
                 for home in (SERVER, CLIENT):
                     estate.nodes[home].signal(signal.SIGHUP)
                 for home in (SERVER, CLIENT):
-                    eventually(
-                        lambda: status(estate, home).get("version") == version,  # noqa: B023
-                        what=f"{home} is {version}",
-                        timeout=80,
-                    )
+                    wait_version(estate, home, version)
                 took = time.monotonic() - began
                 load.wait_for(200)
             wait_connected(estate, SERVER, CLIENT)

@@ -25,7 +25,7 @@ from tests.support import estate as estates
 from tests.support.debian_programs import Program
 from tests.support.estate import OPERATOR, Estate, allow
 from tests.support.installed import Installed
-from tests.support.pair import CLIENT, join, status, wait_connected
+from tests.support.pair import CLIENT, join, status, wait_connected, wait_version
 from tests.support.sshd import Sshd
 from tests.support.town import Town
 from tests.support.traffic import Backend, Load, eventually, hold, is_alive, session, wait_cut
@@ -77,7 +77,7 @@ def desk(town: Town, box: Sshd) -> Iterator[tuple[str, int]]:
 def become(estate: Estate, installed: Installed, version: str) -> None:
     installed.version(version)
     estate.nodes[OPERATOR].signal(signal.SIGHUP)
-    eventually(lambda: status(estate, OPERATOR).get("version") == version, what=f"it is {version}", timeout=80)
+    wait_version(estate, OPERATOR, version)
 
 
 def stat_of(pid: int) -> str:

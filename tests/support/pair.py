@@ -34,6 +34,16 @@ def status(estate: Estate, home: str) -> dict[str, Any]:
     return admin(estate, home, "status") or {}
 
 
+def wait_version(estate: Estate, home: str, version: str) -> None:
+    """Until the node has become this version for good: no other one waits any more to take its place back."""
+
+    def has() -> bool:
+        answer = status(estate, home)
+        return answer.get("version") == version and not answer["on_trial"]
+
+    eventually(has, what=f"{home} is {version}", timeout=80)
+
+
 def worker_pids(estate: Estate, home: str) -> list[int]:
     """The data workers of a node, as soon as all are there."""
 

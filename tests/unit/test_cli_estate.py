@@ -172,6 +172,7 @@ def test_host_list_for_people_and_for_scripts(op: CommandLine) -> None:
             "instances",
             "presence",
             "why_away",
+            "alone",
             "via",
             "reach",
             "host_keys",

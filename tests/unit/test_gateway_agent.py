@@ -354,6 +354,7 @@ async def test_h10_a_preface_that_is_none_of_ours_is_closed(tmp_path: Path, line
 
 async def test_two_tickets_make_a_path_and_a_lost_worker_gives_its_sockets_back(tmp_path: Path) -> None:
     async with gate(tmp_path) as g:
+        g.agent.workers._serving.started.set()  # and the one that there was has ended since
         tickets = g.agent._paths.offer("vm1", "vm2")
         ends = []
         for ticket in tickets:

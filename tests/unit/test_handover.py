@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import pytest
 import trio
@@ -14,7 +14,6 @@ import trio.testing
 from agents import handover
 from agents.workers import messages as m
 from agents.workers.channel import Channel, ChannelClosed
-from inventory.errors import Unavailable
 
 Seen = tuple[Sequence[str], Mapping[str, str]]
 
@@ -63,6 +62,21 @@ def test_what_is_left_is_found_once_and_by_nobody_else(executed: list[Seen], mon
     os.close(lock)
 
 
+def test_what_nobody_hears_any_more_is_waited_for() -> None:
+    ends, stays = subprocess.Popen(["true"]), subprocess.Popen(["sleep", "60"])
+    inherited = handover.Inherited(handover.Left(lock=0, listening=(), workers=(), children=(ends.pid, stays.pid, 1)))
+    os.waitid(os.P_PID, ends.pid, os.WEXITED | os.WNOWAIT)
+    inherited.reap()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(ends.pid, os.WNOHANG)
+    assert inherited.children == [stays.pid]
+    stays.kill()
+    stays.wait()
+    inherited.reap()
+    assert inherited.children == []
+    ends.wait()
+
+
 def test_what_nobody_asks_for_is_closed() -> None:
     listening = socket.create_server(("127.0.0.1", 0))
     place = listening.getsockname()
@@ -72,14 +86,6 @@ def test_what_nobody_asks_for_is_closed() -> None:
     assert inherited.listener(*place) is None
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(place)
-
-
-def test_a_version_that_cannot_be_imported_is_refused_with_python_s_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover, "_PROBE", "import nothing_of_that_name")
-    with pytest.raises(Unavailable, match="ModuleNotFoundError"):
-        handover.probe()
-    monkeypatch.setattr(handover, "_PROBE", "pass")
-    handover.probe()
 
 
 async def test_one_that_stops_talking_is_not_gone_and_still_hears() -> None:
@@ -129,19 +135,3 @@ async def test_what_cannot_be_understood_is_read_to_the_end(autojump_clock: trio
     with pytest.raises(ChannelClosed):
         await supervisor.discard()
     supervisor.close()
-
-
-def test_the_version_on_disk_is_found_where_a_link_leads_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trees of a release have one time for all their files; the import system looks at times to see what is new."""
-    for number in ("0.1.0", "0.2.0"):
-        record = tmp_path / number / f"meshbridge-{number}.dist-info"
-        record.mkdir(parents=True)
-        (record / "METADATA").write_text(f"Metadata-Version: 2.1\nName: meshbridge\nVersion: {number}\n")
-        os.utime(tmp_path / number, (1_700_000_000, 1_700_000_000))
-    current = tmp_path / "current"
-    current.symlink_to("0.1.0")
-    monkeypatch.setattr("sys.path", [str(current)])
-    assert handover.installed_version() == "0.1.0"
-    (tmp_path / "next").symlink_to("0.2.0")
-    (tmp_path / "next").rename(current)
-    assert handover.installed_version() == "0.2.0"

@@ -14,7 +14,6 @@ import trio.testing
 
 from agents.estate import HomeConfig
 from agents.handover import Inherited
-from agents.lifecycle import Lifecycle
 from agents.node import Node, longest_retry, renewal_wait
 from agents.stream_questions import StreamQuestions
 from agents.workers import messages as m
@@ -280,53 +279,3 @@ async def test_status_can_be_told_at_any_moment(node: OneNode) -> None:
     assert "worker-silent" in [found["code"] for found in node._status()["warnings"]]
     with pytest.raises(MeshError):
         await node.admin(None, "nonsense", {})  # type: ignore[arg-type]
-
-
-async def test_another_version_takes_over_only_when_it_can_start(
-    node: OneNode, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    renewed: list[str] = []
-    left: list[str] = []
-
-    async def renew() -> None:
-        renewed.append("renewed")
-
-    def broken() -> None:
-        raise Unavailable(
-            "the version on disk cannot be started: SyntaxError: invalid syntax", hint="mend it, reload again"
-        )
-
-    monkeypatch.setattr("agents.node.clock.now", lambda: NOW)
-    workers(node).renew, workers(node).leave = renew, lambda: left.append("left")
-    await node._renew_workers()
-    assert renewed == ["renewed"] and node.last_reload == "2027-01-15 08:00:00Z: done, with new workers"
-    monkeypatch.setattr("agents.node.handover.probe", broken)
-    for installed, why in (("", "is not installed"), ("9.9.9", "SyntaxError")):
-        monkeypatch.setattr("agents.node.handover.installed_version", lambda installed=installed: installed)
-        await node._renew_workers()
-        assert why in node.last_reload and "08:00:00Z: done, but the workers stay" in node.last_reload
-        assert node.last_reload.endswith("reload again")
-        assert not node.replaced_by and not left and renewed == ["renewed"]
-    held: list[str] = []
-    monkeypatch.setattr("agents.node.handover.probe", lambda: None)
-    monkeypatch.setattr("agents.node.handover.hold_signals", lambda: held.append("held"))
-    said: list[bool] = []
-
-    async def say() -> None:
-        said.append(node.leaves)
-        node.lifecycle.drain()
-
-    monkeypatch.setattr(node, "before_replacement", say)
-    await node._renew_workers()
-    assert said == [True] and not node.leaves, "and what cannot be answered is not left unanswered"
-    assert not node.replaced_by and not left and not held, "it was told to end meanwhile"
-    node.lifecycle = Lifecycle()
-    monkeypatch.undo()
-    monkeypatch.setattr("agents.node.handover.installed_version", lambda: "9.9.9")
-    monkeypatch.setattr("agents.node.handover.probe", lambda: None)
-    monkeypatch.setattr("agents.node.handover.hold_signals", lambda: held.append("held"))
-    async with trio.open_nursery() as nursery:
-        node._nursery = nursery
-        await node._renew_workers()
-        await trio.sleep_forever()
-    assert node.replaced_by == "9.9.9" and left == ["left"] and held == ["held"] and renewed == ["renewed"]

@@ -506,8 +506,10 @@ async def test_f10_workers_go_over_to_another_program_and_end_when_its_own_are_r
         assert await old.hear() == listen(80)
         before.workers.leave()
         nursery.cancel_scope.cancel()
+    number = sock.fileno()
     listening, left = before.workers.left()
-    assert listening == (sock.fileno(),) and not old.killed
+    assert listening == (number,) and sock.fileno() == -1 and not old.killed
+    sock = socket.socket(fileno=number)
     async with trio.open_nursery() as nursery:
         after = Supervised(1, inherited=left)
         nursery.start_soon(after.workers.run)

@@ -93,8 +93,7 @@ def taken(gateway: Gateway1, *old: OldWorker) -> list[tuple[int, bool, tuple[str
         assert not worker.channel.is_gone
     for one in left.workers:
         os.close(one.channel)
-    assert gateway.reaching._listener is not None and gateway.reaching._listener.fileno() == left.listener
-    gateway.reaching._listener.close()
+    os.close(left.listener)
     for worker in old:
         worker.channel.close()
     return [(one.pid, one.serves, one.hosts) for one in left.workers]

@@ -47,7 +47,9 @@ options:
     type: str
     default: 10m
   drain_serving_only:
-    description: With O(draining=true), only nothing new goes to it. Its own programs go on calling, and nothing is cut.
+    description:
+      - With O(draining=true), only nothing new goes to it. Its own programs go on calling, and nothing is cut.
+      - A host that nobody could stand in for is not drained then, see RV(alone).
     type: bool
     default: false
   reason:
@@ -126,6 +128,11 @@ host:
   returned: always
   type: dict
   sample: {"labels": {"role": "web"}, "site": "dc1", "serves": ["web"], "draining": false, "revoked": false}
+alone:
+  description: Services that it alone can serve now, for which O(drain_serving_only=true) did not drain it.
+  returned: when it is present
+  type: list
+  elements: str
 cut:
   description: How many streams were cut at the end of a drain.
   returned: when a host was drained
@@ -195,7 +202,9 @@ def _present(module, estate, before):
     is_sealed_anew = params["key"] is not None and params["update_key"]
     lifted = before.get("revoked", False)
     changed = not before or lifted or is_sealed_anew or differs(before, after, RECORDED)
-    facts = {"changed": changed or before["draining"] != after["draining"]}
+    alone = _alone(estate, params) if after["draining"] and not before.get("draining", False) else []
+    after["draining"] = after["draining"] and not alone
+    facts = {"changed": changed or before["draining"] != after["draining"], "alone": alone}
     if module.check_mode:
         return after, facts
     if changed:
@@ -205,6 +214,13 @@ def _present(module, estate, before):
     if before.get("draining", False) and not after["draining"]:
         estate.tell("host", "resume", name)
     return host_record(estate.find("host", "show", name)), facts
+
+
+def _alone(estate, params):
+    """Services whose callers would find nobody if it were drained of what it serves."""
+    if not params["drain_serving_only"]:
+        return []
+    return (estate.find("host", "show", params["name"]) or {}).get("alone", [])
 
 
 def _drain(estate, params):
