@@ -9,6 +9,7 @@ and it is this one.
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import os
 import signal
@@ -92,7 +93,8 @@ class _Waiting:
         self._left = left
         self._said = ""
         self._reload = left.reload
-        self._told_to_end = False
+        self._told_to_end = 0
+        """By which signal."""
         self._file = -1
         self._fds: list[int] = []
 
@@ -105,6 +107,8 @@ class _Waiting:
             finally:
                 handover.hold_signals()
             nursery.cancel_scope.cancel()
+        if self._told_to_end and not isinstance(found, Ended):
+            os.kill(os.getpid(), self._told_to_end)  # it came too late for that process: the next one takes it
         return found
 
     async def _pass_signals_on(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -115,7 +119,7 @@ class _Waiting:
                 if number == signal.SIGHUP:
                     self._reload = True
                 else:
-                    self._told_to_end = True
+                    self._told_to_end = number
                     self._process.send_signal(number)
 
     async def _outcome(self) -> Passed | Refused | Ended:
@@ -125,12 +129,15 @@ class _Waiting:
             handed_back, why = None, str(exc)
         if handed_back is not None:
             _adopt_orphans(True)
-            await self._sock.send(b"k")
+            with contextlib.suppress(OSError):  # it may have ended by now
+                await self._sock.send(b"k")
             await self._see_it_end(limits.TRIAL_END)
             _adopt_orphans(False)
             return Passed(msgspec.structs.replace(handed_back, reload=self._reload))
         for fd in self._fds:
             os.close(fd)
+        if self._file >= 0:
+            os.close(self._file)
         if why:
             self._process.kill()
         await self._see_it_end(limits.DRAIN_DEADLINE if self._told_to_end else limits.TRIAL_END)
@@ -177,8 +184,9 @@ class _Waiting:
         return data
 
     def _handed_back(self) -> Left:
+        file, self._file = self._file, -1
         try:
-            left = handover.read_left(self._file)
+            left = handover.read_left(file)
         except (OSError, ValueError, msgspec.DecodeError) as exc:
             raise _Gives(f"what it handed back cannot be read: {type(exc).__name__}") from None
         if len(self._fds) != len(left.descriptors):

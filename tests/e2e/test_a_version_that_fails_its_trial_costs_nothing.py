@@ -121,6 +121,12 @@ def test_the_only_instance_goes_on(estate: Estate, installed: Installed, kind: s
         assert ask(*pair.place("quick")) == "quick"
 
 
+def wait_ended(trial: dict[str, Any]) -> None:
+    """Until neither the process on trial runs nor a worker."""
+    pids = [trial["pid"], *(worker["pid"] for worker in trial["workers"])]
+    eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), what="all have ended", timeout=20)
+
+
 def on_trial(estate: Estate) -> dict[str, Any]:
     answer = status(estate, SERVER)
     return answer if answer.get("on_trial") else {}
@@ -146,8 +152,21 @@ def test_signals_reach_the_version_on_trial(estate: Estate, installed: Installed
         trial = eventually(lambda: on_trial(estate), what="the trial", timeout=30)
         node.signal(signal.SIGTERM)
         assert node.wait(40) == 0
-        pids = [trial["pid"], *(worker["pid"] for worker in trial["workers"])]
-        eventually(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), what="all have ended")
+        wait_ended(trial)
+
+
+@pytest.mark.slow
+def test_nothing_stays_of_one_on_trial_when_the_node_is_killed(estate: Estate, installed: Installed) -> None:
+    with Backend("quick") as quick:
+        start_pair(estate, {"quick": quick.target}, direct=True, workers=2)
+        installed.version("2.0.0")
+        node = estate.nodes[SERVER]
+        node.signal(signal.SIGHUP)
+        trial = eventually(lambda: on_trial(estate), what="the trial", timeout=30)
+        node.kill9()
+        wait_ended(trial)
+        estate.start_agent(SERVER)
+        wait_connected(estate, SERVER, CLIENT)
 
 
 @pytest.mark.slow

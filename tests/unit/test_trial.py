@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import trio
 
 from agents import handover, program
 from agents.handover import Left, LeftWorker
-from agents.trial import Ended, Passed, Refused, try_out
+from agents.trial import Ended, Passed, Refused, _Waiting, try_out
 from bridge import limits
 
 ROOT = Path(__file__).parents[2]
@@ -87,6 +88,30 @@ async def test_one_that_does_well_hands_back_what_it_has(left: Left, monkeypatch
     listening.close()
     server.close()
     for fd in (found.lock, *(worker.channel for worker in found.workers)):
+        os.close(fd)
+
+
+@pytest.mark.parametrize("told", [0, signal.SIGTERM])
+async def test_one_that_has_ended_once_it_handed_back_passes_all_the_same(left: Left, told: int) -> None:
+    """And a signal that it could not follow any more is still to be followed, by what comes next."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        file = left.written()
+        socket.send_fds(theirs, [handover.LEFT], [file])
+        os.close(file)
+        socket.send_fds(theirs, [handover.MORE], left.descriptors)
+        theirs.send(handover.WHOLE)
+    process = subprocess.Popen(["true"])  # noqa: ASYNC220
+    with trio.socket.from_stdlib_socket(ours) as sock:
+        waiting = _Waiting(sock, process, left)
+        waiting._told_to_end = told
+        outcome = await waiting.wait()
+    assert isinstance(outcome, Passed) and outcome.left.pids == left.pids
+    pending = signal.sigpending()
+    assert pending == ({signal.SIGTERM} if told else set())
+    if told:
+        assert signal.sigwait(pending) == told
+    for fd in outcome.left.descriptors:
         os.close(fd)
 
 
