@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.test_a_version_that_fails_its_trial_costs_nothing import KINDS, break_it, refused
 from tests.e2e.test_an_agentless_host_is_a_host_like_any_other import OverTls, add_ssh, find, place, wait_up
 from tests.support import estate as estates
 from tests.support.debian_programs import Program
@@ -186,6 +187,28 @@ def test_a_change_right_after_another_one_leaves_the_worker_that_serves(
         assert not load.failures, load.failures[:3]
         eventually(lambda: len(ssh_workers(estate)) == 1, what="those before have ended", timeout=30)
         wait_reaped(estate)
+
+
+@pytest.mark.parametrize("kind", ["it ends at once", "it ends after a while"])
+def test_a_version_that_fails_its_trial_leaves_the_way_as_it_was(
+    estate: Estate, installed: Installed, town: Town, box: Sshd, desk: tuple[str, int], kind: str
+) -> None:
+    fails = KINDS[kind]
+    with Backend("ledger") as ledger:
+        place(town, "ledger", "aix1", ledger.target)
+        with session(*desk) as held, Load(*find(estate, "ledger"), rate=100) as load:
+            load.wait_for(100)
+            break_it(installed, fails)
+            installed.version("2.0.0")
+            estate.nodes[OPERATOR].signal(signal.SIGHUP)
+            assert fails.says in refused(estate, OPERATOR, "")
+            eventually(lambda: is_up(estate, "aix1"), what="the ssh worker has reached it again", timeout=20)
+            load.wait_for(200)
+            assert is_alive(held)
+        print(f"{kind}: {len(load.failures)} of {load.total} failed, slowest {load.slowest:.2f} s")
+        assert len(load.failures) <= fails.costs, load.failures
+    eventually(lambda: len(ssh_workers(estate)) == 1, what="those before have ended", timeout=30)
+    wait_reaped(estate)
 
 
 def test_what_a_gateway_took_over_ends_with_it(
