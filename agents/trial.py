@@ -108,7 +108,7 @@ class _Waiting:
                 handover.hold_signals()
             nursery.cancel_scope.cancel()
         if self._told_to_end and not isinstance(found, Ended):
-            os.kill(os.getpid(), self._told_to_end)  # it came too late for that process: the next one takes it
+            signal.raise_signal(self._told_to_end)  # it came too late for that process: the next one takes it
         return found
 
     async def _pass_signals_on(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
