@@ -122,15 +122,16 @@ async def test_one_that_has_ended_once_it_handed_back_passes_all_the_same(left: 
         ("os.kill(os.getpid(), signal.SIGKILL)", "signal 9 ended it"),
         ("trial.fails('no gateway'); sys.exit(69)", "no gateway"),
         ("signal.pause()", "it stood still for 0 s"),
-        ("for _ in range(200): trial._say(handover.ALIVE); time.sleep(0.05)", "it was not done within 1 s"),
+        ("for _ in range(200): trial._say(handover.ALIVE); time.sleep(0.05)", "it was not done within 0 s"),
         ("trial._say(handover.WHOLE); signal.pause()", "what it handed back cannot be read: ValueError"),
     ],
 )
 async def test_one_that_does_not_leaves_everything_as_it_was(
     left: Left, script: str, why: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, seconds in (("TRIAL_SILENT", 0.3), ("TRIAL_READY", 1.0), ("TRIAL_END", 0.3)):
-        monkeypatch.setattr(limits, name, seconds)
+    # Only that one: the start of a process may take as long.
+    name = "TRIAL_READY" if "not done" in why else "TRIAL_SILENT"
+    monkeypatch.setattr(limits, name, 0.4)
     becomes(monkeypatch, script)
     assert await try_out(left) == Refused(why, left)
     with socket.socket(fileno=os.dup(left.listening[0])) as server:
