@@ -132,7 +132,8 @@ def test_f34_a_consul_that_went_back_is_not_believed(estate: Estate, own_consul:
         works(pair)
         yesterday = own_consul.snapshot()
         pair.town.policy('[[allow]]\nname = "less"\nfrom = ["host:vm2"]\nto = ["held"]\n')
-        number = status(estate, OPERATOR)["authority_number"]
+        number = json.loads(estate.ok(OPERATOR, "-o", "json", "policy", "show"))["number"]
+        eventually(lambda: status(estate, OPERATOR)["authority_number"] == number, what="the gateway knows it")
         own_consul.restore(yesterday)
         went_back = "the registry went back"
         eventually(lambda: went_back in registry_warning(estate), what="the gateway says so")
