@@ -4,15 +4,17 @@
     python -m cli.demo_services ebcdic         lines in EBCDIC (code page 037), each answered with a balance
     python -m cli.demo_services terminal       holds sessions open and says one line a second
 
-SIGTERM is what a container runtime sends: stop listening at once, let the answers under way go out, end.
+SIGTERM is what a container runtime sends: take what has connected already, stop listening, let the answers go out, end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 import trio
@@ -22,6 +24,8 @@ NEWLINE = b"\x25"
 """Line feed in code page 037."""
 _REQUEST_MAX = 16384
 _IDLE = 600.0
+_BACKLOG = 128
+_LAST_ANSWERS = 5.0
 
 Handler = Callable[[trio.SocketStream], Awaitable[None]]
 
@@ -67,17 +71,29 @@ async def serve(handler: Handler) -> None:
         except trio.BrokenResourceError:
             pass  # the client is gone
 
-    listeners = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    listening = socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG)
+    listening.setblocking(False)
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
     async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
-        accepting.start_soon(partial(trio.serve_listeners, guarded, listeners, handler_nursery=connections))
-        print(listeners[0].socket.getsockname()[1], flush=True)
+        accepting.start_soon(partial(trio.serve_listeners, guarded, [listener], handler_nursery=connections))
+        print(listening.getsockname()[1], flush=True)
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
             async for _ in signals:
                 break
         accepting.cancel_scope.cancel()
-        for listener in listeners:
-            await listener.aclose()
-        connections.cancel_scope.deadline = trio.current_time() + 5
+        for stream in queued(listening):
+            connections.start_soon(guarded, stream)
+        await listener.aclose()
+        connections.cancel_scope.deadline = trio.current_time() + _LAST_ANSWERS
+
+
+def queued(listening: socket.socket) -> Iterator[trio.SocketStream]:
+    """Connections that the kernel has completed and nobody has accepted: closing the listener would reset them."""
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            accepted, _ = listening.accept()
+            accepted.setblocking(False)
+            yield trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
 
 
 def main() -> None:

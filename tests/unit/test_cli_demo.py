@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from types import FrameType
@@ -84,3 +86,20 @@ def test_a_second_demo_says_that_there_is_one(tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr(demo, "_DNS_PORT", other.getsockname()[1])
         said = CommandLine(tmp_path / "home").refused(69, "demo")
     assert f"the demo cannot listen on {demo.DNS['lpar7']}:" in said and "end the demo that runs here already" in said
+
+
+def test_a_demo_service_that_is_told_to_end_answers_whoever_has_connected() -> None:
+    command = [sys.executable, "-m", "cli.demo_services", "http", "shop-1"]
+    with contextlib.ExitStack() as stack:
+        service = stack.enter_context(subprocess.Popen(command, stdout=subprocess.PIPE))
+        stack.callback(service.kill)
+        assert service.stdout is not None
+        port = int(service.stdout.readline())
+        service.send_signal(signal.SIGSTOP)
+        clients = [stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20)) for _ in range(50)]
+        service.send_signal(signal.SIGTERM)
+        service.send_signal(signal.SIGCONT)
+        for client in clients:
+            client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+            assert client.makefile("rb").read().endswith(b"shop-1\n")
+        assert service.wait(20) == 0

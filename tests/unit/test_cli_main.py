@@ -209,6 +209,7 @@ def test_nobody_reading_is_quiet_and_no_answer() -> None:
 def test_an_interrupt_while_modules_are_imported_is_quiet(when: str, code: int, tmp_path: Path) -> None:
     interrupt = f"""
 import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background job
 class Interrupt:
     def find_spec(self, name, *_):
         if name == {when!r}:
