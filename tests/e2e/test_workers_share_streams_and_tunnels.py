@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+from typing import Any
 
 from tests.support.estate import Estate
 from tests.support.pair import CLIENT, SERVER, start_pair, status
@@ -14,7 +15,7 @@ TUNNELS = 16
 STREAMS = 200
 
 
-def carried(estate: Estate, home: str, what: str) -> list[int]:
+def carried(estate: Estate, home: str, what: str) -> list[Any]:
     return [worker[what] for worker in status(estate, home)["workers"]]
 
 
@@ -22,6 +23,8 @@ def test_streams_of_one_program_and_tunnels_of_one_host_are_spread(estate: Estat
     with Backend("held", hold) as backend, contextlib.ExitStack() as stack:
         pair = start_pair(estate, {"held": backend.target}, direct=True, workers=2)
         place = pair.place("held")
+        for home in (SERVER, CLIENT):  # one that is still starting takes nothing, and its node is ready without it
+            eventually(lambda h=home: set(carried(estate, h, "state")) == {"serving"}, what=f"all workers of {home}")
         streams = [stack.enter_context(socket.create_connection(place, 10)) for _ in range(STREAMS)]
         for sock in streams:
             sock.settimeout(10)
