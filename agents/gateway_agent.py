@@ -50,6 +50,7 @@ from agents.reach.key_publishing import publish_keys
 from agents.reach.reaching import Reaching, ReachOwner
 from agents.reach.sockets import sockets_of
 from agents.registry_care import keep_tidy
+from agents.saving import Saving
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers import ssh_messages as s
@@ -103,7 +104,7 @@ class GatewayAgent(Node):
         self._leases: dict[str, float] = {}
         """Host -> monotonic time until which it counts as here without a session."""
         self._streams_of: dict[str, int] = {}
-        self._save = Latest()
+        self._saving = Saving(self._save)
         self._alarms: dict[str, str] = {}
         self._ahead: dict[str, int] = {}
         """Host -> the highest entry that it says it has seen, where we have not."""
@@ -155,7 +156,7 @@ class GatewayAgent(Node):
         nursery.start_soon(self._control.run)
         nursery.start_soon(self._follow_registry)
         nursery.start_soon(keep_tidy, self._registry)
-        nursery.start_soon(self._save_changes)
+        nursery.start_soon(self._saving.run)
         nursery.start_soon(self._end_leases)
         nursery.start_soon(self._paths.sweep)
         nursery.start_soon(self._catalog.run)
@@ -369,7 +370,7 @@ class GatewayAgent(Node):
         self._control.publish(touched)
         self._moved |= touched.hosts
         self._unsaved |= touched.hosts
-        self._save.ask()
+        self._saving.ask()
 
     def _place_imports(self, place: str, instances: tuple[Instance, ...], health: dict[str, Health]) -> None:
         reported = {name: offer for name, offer in self.snapshot.reported.items() if name != place}
@@ -496,20 +497,14 @@ class GatewayAgent(Node):
         ends = self._control.certificate_ends(self.config.certificate_lifetime)
         return {f"host {name}": at for name, at in ends.items() if self._gone(name) is None}
 
-    async def _save_changes(self) -> None:
-        while True:
-            await self._save.asked()
-            await trio.sleep(limits.SAVE_DELAY)
-            hosts, self._unsaved = self._unsaved, set()
-            rows = [(host, placement_of(self.snapshot, host)) for host in hosts]
-            try:
-                await trio.to_thread.run_sync(partial(self._rows.save, rows, at=clock.now()))
-                self._alarms.pop("save", None)
-            except MeshError as exc:
-                self._unsaved |= hosts
-                self._alarms["save"] = f"placement is not saved: {exc}"
-                await trio.sleep(limits.SAVE_RETRY)
-                self._save.ask()
+    async def _save(self) -> None:
+        hosts, self._unsaved = self._unsaved, set()
+        rows = [(host, placement_of(self.snapshot, host)) for host in hosts]
+        try:
+            await trio.to_thread.run_sync(partial(self._rows.save, rows, at=clock.now()))
+        except MeshError:
+            self._unsaved |= hosts
+            raise
 
     def close(self) -> None:
         self._rows.close()
@@ -552,6 +547,7 @@ class GatewayAgent(Node):
 
     def warnings(self) -> list[dict[str, str]]:
         found = [warning(code, text, severity="error") for code, text in self._alarms.items()]
+        found += self._saving.warnings()
         if self._ahead:
             host, seen = max(self._ahead.items(), key=lambda item: item[1])
             text = f"host {host} says it has seen entry {seen}, our log ends at {self.snapshot.authority.number}"

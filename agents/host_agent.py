@@ -30,6 +30,7 @@ from agents.knowledge.known import Known
 from agents.local_services import LocalServices
 from agents.namespace import Namespace, bind_tcp
 from agents.node import NO_COMMAND, VERSION, Node, warning
+from agents.saving import Saving
 from agents.supervisor import DataWorkerProcess, Latest
 from agents.workers import messages as m
 from agents.workers.outbound import user_name
@@ -92,7 +93,7 @@ class HostAgent(Node):
         self._placed = Placed()
         """As the workers were told last."""
         self._changed = Latest()
-        self._save = Latest()
+        self._saving = Saving(self._save)
         self._alarms: dict[str, str] = {}
         self._links = GatewayLinks(config.name, self, self.workers, lambda: self.snapshot, returns=inherited.is_any)
         self._adoptions = Adoptions(self.workers)
@@ -106,7 +107,7 @@ class HostAgent(Node):
         await self._publish()
         nursery.start_soon(self._services.run)
         nursery.start_soon(self._apply_changes)
-        nursery.start_soon(self._save_changes)
+        nursery.start_soon(self._saving.run)
         nursery.start_soon(self._retry_problems)
         endpoint = self._dns or Endpoint(self.namespace.book.server_address, DNS_PORT)
         serve = partial(
@@ -153,7 +154,7 @@ class HostAgent(Node):
         self.snapshot = self.known.snapshot
         await self._tell_worker()
         self._changed.ask()
-        self._save.ask()
+        self._saving.ask()
 
     async def _tell_worker(self) -> None:
         snapshot = self.snapshot
@@ -215,19 +216,10 @@ class HostAgent(Node):
                 tell_bug("a change could not be put in force", exc)
             await trio.sleep(limits.PUBLISH_INTERVAL)
 
-    async def _save_changes(self) -> None:
-        while True:
-            await self._save.asked()
-            await trio.sleep(limits.SAVE_DELAY)
-            known = self.known
-            try:
-                await trio.to_thread.run_sync(known.save, self.home, self._saved)
-                self._saved = known
-                self._alarms.pop("save", None)
-            except MeshError as exc:
-                self._alarms["save"] = f"what is known is not saved: {exc}; {exc.hint or 'it is tried again'}"
-                await trio.sleep(limits.SAVE_RETRY)
-                self._save.ask()
+    async def _save(self) -> None:
+        known = self.known
+        await trio.to_thread.run_sync(known.save, self.home, self._saved)
+        self._saved = known
 
     async def _retry_problems(self) -> None:
         delay = limits.BIND_RETRY_FIRST
@@ -443,6 +435,7 @@ class HostAgent(Node):
     def warnings(self) -> list[dict[str, str]]:
         found = [warning("cannot-bind", why, severity="error") for why in self.namespace.problems.values()]
         found += [warning(code.split()[0], text, severity="error") for code, text in self._alarms.items()]
+        found += self._saving.warnings()
         if self._services.refusal is not None:
             found.append(warning("services-file", self._services.refusal, severity="error"))
         refused = self._services.refused(self.snapshot.authority)
