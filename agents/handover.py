@@ -269,6 +269,7 @@ def replace(left: Left) -> None:
     for fd in (file, *left.descriptors):
         os.set_inheritable(fd, True)
     argv = program.command()
+    _raise_late()
     os.execve(argv[0], argv, environment(file))  # noqa: S606 - the command line is our own
 
 
@@ -277,12 +278,24 @@ def hold_signals() -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
 
+_late: set[int] = set()
+"""Signals that came while nobody listened: another thread took what the main one held back."""
+
+
 def outlive_signals() -> None:
-    """Once nobody listens for them any more they are to do nothing: a thread may take what the main one holds back."""
+    """Once nobody listens for them any more they are noted, for whoever listens next: a thread may take what the main
+    one holds back."""
     for number in (signal.SIGHUP, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
+        signal.signal(number, lambda number, _: _late.add(number))
 
 
 def listen_to_signals() -> None:
     """Handlers are in place: what came meanwhile may come."""
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    _raise_late()
+
+
+def _raise_late() -> None:
+    """In this thread: while it holds them back they wait in it, for the next program too."""
+    while _late:
+        signal.raise_signal(_late.pop())

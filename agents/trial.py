@@ -59,25 +59,36 @@ class Ended:
 
 async def try_out(left: Left) -> Passed | Refused | Ended:
     """Have the version on disk take the place for a while. Signals are held back before and after."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    file = left.written()
-    environment = handover.environment(file, theirs.fileno())
     try:
-        # Not in another thread, as trio does it: what is held back in this one is held back in the process.
-        process = subprocess.Popen(  # noqa: ASYNC220
-            program.command(),
-            env={name: value for name, value in environment.items() if name not in _NOT_FOR_IT},
-            pass_fds=[file, theirs.fileno(), *left.descriptors],
-            start_new_session=True,
-        )
+        process, ours = _start(left)
     except OSError as exc:
-        ours.close()
         return Refused(f"it cannot be started: {exc.strerror}", left)
-    finally:
-        theirs.close()
-        os.close(file)
     with trio.socket.from_stdlib_socket(ours) as sock:
         return await _Waiting(sock, process, left).wait()
+
+
+def _start(left: Left) -> tuple[subprocess.Popen[bytes], socket.socket]:
+    """The process, and our end of what it says. Raises OSError."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        file = left.written()
+        try:
+            environment = handover.environment(file, theirs.fileno())
+            # Not in another thread, as trio does it: what is held back in this one is held back in the process.
+            process = subprocess.Popen(
+                program.command(),
+                env={name: value for name, value in environment.items() if name not in _NOT_FOR_IT},
+                pass_fds=[file, theirs.fileno(), *left.descriptors],
+                start_new_session=True,
+            )
+        finally:
+            os.close(file)
+    except OSError:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return process, ours
 
 
 class _Gives(Exception):

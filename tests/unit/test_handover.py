@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 
 import pytest
 import trio
@@ -75,6 +77,51 @@ def test_what_nobody_hears_any_more_is_waited_for() -> None:
     inherited.reap()
     assert inherited.children == []
     ends.wait()
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """As they were, afterwards."""
+    numbers = (signal.SIGHUP, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
+
+
+def taken_by_another_thread(number: int) -> None:
+    """Sends it to this process while this thread holds it back, and returns once it has been taken."""
+    ends = threading.Event()
+    other = threading.Thread(target=ends.wait)
+    other.start()
+    handover.hold_signals()
+    os.kill(os.getpid(), number)
+    while number in signal.sigpending():
+        pass
+    ends.set()
+    other.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM])
+def test_a_signal_that_another_thread_took_is_heard_by_whoever_listens_next(signals: None, number: int) -> None:
+    handover.outlive_signals()
+    taken_by_another_thread(number)
+    came: list[int] = []
+    signal.signal(number, lambda number, _: came.append(number))
+    handover.listen_to_signals()
+    handover.listen_to_signals()
+    assert came == [number]
+
+
+def test_a_signal_that_another_thread_took_waits_for_the_next_program(signals: None, executed: list[Seen]) -> None:
+    handover.outlive_signals()
+    taken_by_another_thread(signal.SIGTERM)
+    lock = os.memfd_create("lock")
+    handover.replace(handover.Left(lock=lock, listening=(), workers=()))
+    os.close(lock)
+    assert executed and signal.sigpending() == {signal.SIGTERM}
+    assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
 
 
 def test_what_nobody_asks_for_is_closed() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -141,6 +142,21 @@ async def test_one_that_does_not_leaves_everything_as_it_was(
 async def test_one_that_cannot_be_started_is_refused(left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "command", lambda: ["/nowhere/meshbridge"])
     assert await try_out(left) == Refused("it cannot be started: No such file or directory", left)
+
+
+@pytest.mark.parametrize("lacks", [(socket, "socketpair"), (os, "memfd_create"), (subprocess, "Popen")])
+async def test_one_for_which_there_are_no_descriptors_is_refused(
+    left: Left, lacks: tuple[object, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it is that is missing, the node goes on, and nothing of the try stays open."""
+
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    before = os.listdir("/proc/self/fd")
+    monkeypatch.setattr(*lacks, none_left)
+    assert await try_out(left) == Refused("it cannot be started: Too many open files", left)
+    assert os.listdir("/proc/self/fd") == before
 
 
 async def test_signals_go_through_and_a_wish_to_reload_waits(left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
