@@ -76,8 +76,8 @@ async def serve(handler: Handler) -> None:
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listening))
     async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
         accepting.start_soon(partial(trio.serve_listeners, guarded, [listener], handler_nursery=connections))
-        print(listening.getsockname()[1], flush=True)
         with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            print(listening.getsockname()[1], flush=True)
             async for _ in signals:
                 break
         accepting.cancel_scope.cancel()

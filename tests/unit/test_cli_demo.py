@@ -101,5 +101,6 @@ def test_a_demo_service_that_is_told_to_end_answers_whoever_has_connected() -> N
         service.send_signal(signal.SIGCONT)
         for client in clients:
             client.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            assert client.makefile("rb").read().endswith(b"shop-1\n")
+            with client.makefile("rb") as answer:
+                assert answer.read().endswith(b"shop-1\n")
         assert service.wait(20) == 0
