@@ -28,7 +28,7 @@ from agents.workers import messages as m
 from agents.workers.shares import SharesBoard
 from bridge import limits
 from bridge.logs import get_logger
-from inventory.errors import Unavailable
+from inventory.errors import MeshError, Unavailable
 from inventory.model import Host
 
 log = get_logger()
@@ -98,11 +98,12 @@ class DataWorkers:
         start: starts a process.
         is_held: whether something has stopped the process of this number.
         inherited: workers of the version before us. They go on accepting until ours are ready.
+        told: what they were told is allowed, as that version's `told`.
     """
 
     def __init__(
         self, begin: m.Begin, count: int, owner: WorkersOwner, *, start: Start = start_worker,
-        inherited: Sequence[LeftWorker] = (), is_held: Callable[[int], bool] = is_held,
+        inherited: Sequence[LeftWorker] = (), told: bytes = b"", is_held: Callable[[int], bool] = is_held,
     ) -> None:  # fmt: skip
         self._begin = begin
         self._owner = owner
@@ -114,6 +115,7 @@ class DataWorkers:
         self._draining: m.Drain | None = None
         self._listening: dict[tuple[str, int], tuple[AnyListen, socket.socket]] = {}
         self._inherited = [DataWorkerProcess.inherited(left, self._heard) for left in inherited]
+        self._told_before = told
         self._taken_over = trio.Event()
         self._leaving = False
         self._left: list[DataWorkerProcess] = []
@@ -191,7 +193,8 @@ class DataWorkers:
         """Something every worker must know, now and after a restart."""
         if isinstance(message, m.Authority):
             before, self._authority = self._authority, message
-            if before is not None and _takes_away(before, message):
+            takes_away = self._was_taken_away(message) if before is None else _takes_away(before, message)
+            if takes_away:
                 self._end_inherited()
         else:
             self._draining = message
@@ -202,6 +205,23 @@ class DataWorkers:
         which is asked for then."""
         self._placement = whole
         self.tell_all(change)
+
+    @property
+    def told(self) -> bytes:
+        """What all of them were told is allowed, for the next program."""
+        return msgspec.msgpack.encode(self._authority) if self._authority is not None else b""
+
+    def _was_taken_away(self, now: m.Authority) -> bool:
+        """Whether less is allowed than inherited workers were told: it may have changed while nobody could tell them.
+        A node that starts with older knowledge than it had takes nothing away by that."""
+        if not self._told_before:
+            return False
+        try:
+            before = msgspec.msgpack.decode(self._told_before, type=m.Authority)
+        except (msgspec.MsgspecError, MeshError, ValueError):
+            return True  # of another version, and not to be compared
+        self._told_before = b""
+        return before.state.number <= now.state.number and _takes_away(before, now)
 
     def _end_inherited(self) -> None:
         """They are of another version and cannot be told that less is allowed now: what they carry is cut."""
@@ -272,7 +292,7 @@ class DataWorkers:
                 for _message, sock in self._listening.values():
                     sock.close()
                 self._listening.clear()
-                self._board.close()
+            self._board.close()  # the workers that stay have it open themselves
 
     async def all_said(self) -> None:
         """Wait until every worker has taken what it was told."""

@@ -86,6 +86,8 @@ class Left(msgspec.Struct, frozen=True, kw_only=True):
     dns: tuple[int, ...] = ()
     """The DNS server's, if there is one: the listening one and the one for datagrams."""
     workers: tuple[LeftWorker, ...]
+    told: bytes = b""
+    """What they were told is allowed: the next one ends them if it is less by then."""
     ssh: LeftSsh | None = None
     linked: bool = False
     """Others found their way to the node: then the next one is to be found as well."""
@@ -200,6 +202,7 @@ class Inherited:
         self.children = list(left.children) if left is not None else []
         """Processes that end by themselves, and that `reap` has not seen to have ended."""
         self.workers = left.workers if left is not None else ()
+        self.told = left.told if left is not None else b""
         self.ssh = left.ssh if left is not None else None
         dns = [socket.socket(fileno=fd) for fd in left.dns] if left is not None else []
         self._dns = (dns[0], dns[1]) if dns else None

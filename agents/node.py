@@ -106,7 +106,7 @@ class Node:
             site=None,
             root_certificate=root_certificate,
         )
-        self.workers = DataWorkers(begin, workers, self, inherited=inherited.workers)
+        self.workers = DataWorkers(begin, workers, self, inherited=inherited.workers, told=inherited.told)
         self.inherited = inherited
         self.reloading = Reloading(self, VERSION, self.lifecycle, self.workers, inherited)
         self._questions = StreamQuestions(self.workers)
@@ -278,6 +278,7 @@ class Node:
             listening=listening,
             dns=self.dns_descriptors(),
             workers=workers,
+            told=self.workers.told,
             ssh=self.left_ssh(),
             linked=self.reloading.was_linked,
             children=tuple(self.inherited.children),

@@ -5,8 +5,10 @@ It is the only instance of its service, and the only gateway: nobody else could 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,7 @@ from tests.support.traffic import Backend, Load, ask, eventually, hold, is_alive
 
 RUN = "        raise_descriptor_limit()\n"
 READY = "            self.ready = True\n"
+LPAR7 = "127.0.9.7"
 CONNECT = "            self._connect(self.gateway, theirs)\n"
 
 
@@ -184,3 +187,41 @@ def test_what_is_no_longer_allowed_ends_while_a_version_is_tried(estate: Estate,
             wait_cut(kept)
             assert status(estate, SERVER)["pid"] == trial["pid"], "it was still on trial"
         wait_version(estate, SERVER, "2.0.0")
+
+
+@pytest.mark.slow
+def test_what_is_taken_away_before_a_version_serves_ends_with_its_trial(estate: Estate, installed: Installed) -> None:
+    """It runs through a worker that nobody could tell: the version on trial stands still before it hears anybody, and
+    the one before begins anew."""
+    limits = installed.place / "bridge" / "limits.py"
+    limits.write_text(limits.read_text().replace("\nTRIAL_START = 30.0\n", "\nTRIAL_START = 6.0\n"))
+    estate.init()
+    estate.start_gateway()
+    estate.ok(OPERATOR, "host", "add", "box", "--reach", "tcp://127.0.0.1", "--via", "gw1", "--allow-loopback")
+    estate.ok(OPERATOR, "client", "add", "lpar7", "--via", "gw1", "--source", LPAR7)
+    estate.apply_policy(allow("client:lpar7", "held"))
+    with Backend("held", hold) as held:
+        estate.service_add("held", host="box", target=held.target, port=80)
+        place = ("127.0.0.1", estate.free_port())
+        estate.ok(OPERATOR, "service", "publish", "held", "--via", "gw1", "--listen", "{}:{}".format(*place))
+
+        def connected() -> socket.socket | None:
+            with contextlib.suppress(OSError):
+                sock = socket.create_connection(place, 10, source_address=(LPAR7, 0))
+                if sock.recv(100) == b"held\n":
+                    return sock
+                sock.close()
+            return None
+
+        kept = eventually(connected, what="a stream", timeout=20)
+        assert kept is not None
+        with kept:
+            break_it(installed, Fails("agents/node.py", RUN, "        __import__('time').sleep(3600)\n", ""))
+            installed.version("2.0.0")
+            estate.nodes[OPERATOR].signal(signal.SIGHUP)
+            eventually(lambda: not status(estate, OPERATOR), what="that nobody answers")
+            assert is_alive(kept)
+            estate.apply_policy(allow("client:lpar7", "nothing"))
+            assert is_alive(kept), "nobody can tell the worker"
+            assert "stood still for 6 s" in refused(estate, OPERATOR, "")
+            wait_cut(kept)

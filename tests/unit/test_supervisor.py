@@ -87,6 +87,7 @@ class Supervised:
 
     count: int = 1
     inherited: tuple[LeftWorker, ...] = ()
+    told: bytes = b""
     started: list[FakeWorker] = field(default_factory=list)
     said: list[m.FromWorker] = field(default_factory=list)
     ended: list[int] = field(default_factory=list)
@@ -103,8 +104,9 @@ class Supervised:
 
     def __post_init__(self) -> None:
         self.workers = DataWorkers(
-            BEGIN, self.count, self, start=self._begin, inherited=self.inherited, is_held=self.held.__contains__
-        )
+            BEGIN, self.count, self, start=self._begin, inherited=self.inherited, told=self.told,
+            is_held=self.held.__contains__,
+        )  # fmt: skip
 
     def worker_started(self, worker: DataWorkerProcess) -> None:
         self.starts += 1
@@ -622,6 +624,7 @@ PUBLISHED = {"web/gateway:gw1/10.0.0.1:80": Publication(service="web", gateway="
 REACHED = {"vm1": Reach(host="vm1", gateway="gw1", url="tcp://10.0.0.7")}
 
 
+@pytest.mark.parametrize("is_told", [True, False], ids=["while it is heard", "while nobody could tell it"])
 @pytest.mark.parametrize(
     ("before", "after", "less"),
     [
@@ -638,24 +641,56 @@ REACHED = {"vm1": Reach(host="vm1", gateway="gw1", url="tcp://10.0.0.7")}
     ],
 )
 async def test_c31_a_worker_of_another_version_is_ended_when_less_is_allowed(
-    monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], after: dict[str, Any], less: bool
+    monkeypatch: pytest.MonkeyPatch, before: dict[str, Any], after: dict[str, Any], less: bool, is_told: bool
 ) -> None:
-    """It cannot be told, so it must not decide any longer."""
-    ours, theirs = socket.socketpair()
-    old: Channel[m.FromWorker, m.ToWorker] = Channel(theirs, m.ToWorker)
-    process = FakeWorker(4711, old)
-    monkeypatch.setattr("agents.supervisor.InheritedProcess", lambda _: process)
-    left = LeftWorker(pid=4711, channel=ours.detach(), unread=b"", streams=3)
+    """It cannot be told, so it must not decide any longer: also when the change came between two programs."""
+    left, process = inherit(monkeypatch)
+    authority_before = m.Authority(state=AuthorityState(number=1, **before), allows=())
+    async with supervised() as made:
+        made.workers.know(authority_before)
+        told = b"" if is_told else made.workers.told
     async with trio.open_nursery() as nursery:
-        made = Supervised(1, inherited=(left,))
+        made = Supervised(1, inherited=(left,), told=told)
         nursery.start_soon(made.workers.run)
         await settled()
-        made.workers.know(m.Authority(state=AuthorityState(number=1, **before), allows=()))
+        if is_told:
+            made.workers.know(authority_before)
         assert made.workers.streams == made.workers.inherited_streams == 3
         made.workers.know(m.Authority(state=AuthorityState(number=2, **after), allows=()))
         await settled()
         assert made.ended == ([4711] if less else []) and process.killed is less
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("told", "less"), [(b"of another version", True), (b"", False), (None, False)])
+async def test_c31_what_an_old_worker_was_told_is_compared_where_it_can_be(
+    monkeypatch: pytest.MonkeyPatch, told: bytes | None, less: bool
+) -> None:
+    """The last case: a node that knows less than it did, because its disk was full, takes nothing away by that."""
+    left, _ = inherit(monkeypatch)
+    if told is None:
+        told = msgspec.msgpack.encode(m.Authority(state=AuthorityState(number=3, hosts=VM1), allows=()))
+    async with trio.open_nursery() as nursery:
+        made = Supervised(1, inherited=(left,), told=told)
+        nursery.start_soon(made.workers.run)
+        await settled()
+        made.workers.know(authority(2))
+        await settled()
+        assert made.ended == ([4711] if less else [])
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_node_that_leaves_and_goes_on_in_the_same_process_leaves_no_descriptor_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    async with supervised() as made:
+        [worker] = made.started
+        await worker.start()
+        await settled()
+        made.workers.leave()
+    _, [left] = made.workers.left()
+    worker.channel.close()
+    os.close(left.channel)
+    assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
 async def test_a_worker_that_never_starts_is_replaced(autojump_clock: trio.testing.MockClock) -> None:
