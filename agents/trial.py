@@ -11,6 +11,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import math
 import os
 import signal
 import socket
@@ -106,6 +107,10 @@ class _Waiting:
         self._reload = left.reload
         self._told_to_end = 0
         """By which signal."""
+        self._ends_by = math.inf
+        """When it is to have done so."""
+        self._listens = False
+        """To signals: it has given a sign of life."""
         self._file = -1
         self._fds: list[int] = []
 
@@ -119,7 +124,7 @@ class _Waiting:
                 handover.hold_signals()
             nursery.cancel_scope.cancel()
         if self._told_to_end and not isinstance(found, Ended):
-            signal.raise_signal(self._told_to_end)  # it came too late for that process: the next one takes it
+            signal.raise_signal(self._told_to_end)  # that process did not follow it: the next one takes it
         return found
 
     async def _pass_signals_on(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -131,6 +136,7 @@ class _Waiting:
                     self._reload = True
                 else:
                     self._told_to_end = number
+                    self._ends_by = min(self._ends_by, trio.current_time() + limits.DRAIN_DEADLINE + limits.TRIAL_END)
                     self._process.send_signal(number)
 
     async def _outcome(self) -> Passed | Refused | Ended:
@@ -153,25 +159,33 @@ class _Waiting:
             self._process.kill()
         await self._see_it_end(limits.DRAIN_DEADLINE if self._told_to_end else limits.TRIAL_END)
         code = self._process.returncode or 0
-        if self._told_to_end:
+        if self._told_to_end and self._has_followed(why, code):
             return Ended(max(code, 0) if code != -signal.SIGKILL else 1)
         why = why or self._said or (f"signal {-code} ended it" if code < 0 else f"it ended with exit code {code}")
         return Refused(why, msgspec.structs.replace(self._left, reload=self._reload))
+
+    def _has_followed(self, why: str, code: int) -> bool:
+        """Whether it has done what a signal told it, as far as there was time: else that is for the one before, which
+        has what was left."""
+        is_sound = self._listens and not why and not self._said and code >= 0
+        return is_sound or trio.current_time() >= self._ends_by
 
     async def _heard(self) -> Left | None:
         """All that it hands back; None when it has ended by itself. Raises _Gives."""
         silent, until = limits.TRIAL_START, trio.current_time() + limits.TRIAL_READY
         while True:
-            with trio.move_on_after(silent) as standing, trio.move_on_at(until) as waiting:
+            deadline = self._ends_by if self._told_to_end else until
+            with trio.move_on_after(silent) as standing, trio.move_on_at(deadline) as waiting:
                 packet = await self._packet()
-            if self._told_to_end:
-                until = trio.current_time() + limits.TRIAL_READY  # it has a deadline of its own
             if standing.cancelled_caught:
                 raise _Gives(f"it stood still for {silent:.0f} s")
             if waiting.cancelled_caught:
+                if trio.current_time() < self._ends_by < math.inf:
+                    continue  # it was told to end meanwhile, and has that long for it
                 raise _Gives(f"it was not done within {limits.TRIAL_READY:.0f} s")
             match packet[:1]:
                 case handover.ALIVE:
+                    self._listens = True
                     silent = limits.TRIAL_SILENT
                 case handover.READY:
                     until = trio.current_time() + limits.TRIAL_READY

@@ -170,3 +170,44 @@ async def test_signals_go_through_and_a_wish_to_reload_waits(left: Left, monkeyp
     becomes(monkeypatch, f"os.kill({os.getpid()}, signal.SIGHUP); time.sleep(0.2); sys.exit(1)")
     outcome = await try_out(left)
     assert isinstance(outcome, Refused) and outcome.left.reload
+
+
+TELLS_TO_END = f"os.kill({os.getpid()}, signal.SIGTERM)"
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"trial.fails('no gateway'); {TELLS_TO_END}; time.sleep(0.2); sys.exit(69)",
+        f"{TELLS_TO_END}; time.sleep(0.2); os.kill(os.getpid(), signal.SIGKILL)",
+        f"{TELLS_TO_END}; signal.pause()",
+    ],
+    ids=["it fails", "it dies", "it stands still"],
+)
+async def test_what_one_that_fails_was_told_is_followed_by_the_one_before(
+    left: Left, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has ended nothing in order, and what is left carries streams."""
+    monkeypatch.setattr(limits, "TRIAL_SILENT", 0.4)
+    becomes(monkeypatch, script)
+    outcome = await try_out(left)
+    assert isinstance(outcome, Refused) and outcome.left == left
+    assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
+
+
+async def test_one_that_cannot_even_be_imported_has_not_followed_a_signal(
+    left: Left, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = f"import os, signal, sys, time; {TELLS_TO_END}; time.sleep(0.2); sys.exit(1)"
+    monkeypatch.setattr(program, "command", lambda: [sys.executable, "-c", script])
+    assert await try_out(left) == Refused("it ended with exit code 1", left)
+    assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
+
+
+async def test_one_that_does_not_end_when_it_is_told_to_is_ended(left: Left, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It lives, and hangs in its start: nobody there looks at what it was told."""
+    monkeypatch.setattr(limits, "DRAIN_DEADLINE", 0.3)
+    monkeypatch.setattr(limits, "TRIAL_END", 0.3)
+    becomes(monkeypatch, f"{TELLS_TO_END}\nfor _ in range(200): trial._say(handover.ALIVE); time.sleep(0.05)")
+    with trio.fail_after(5):
+        assert await try_out(left) == Ended(1)
