@@ -6,6 +6,7 @@ process of its own (`trial`); or else by itself again, with what it left.
 
 from __future__ import annotations
 
+import gc
 import traceback
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -51,6 +52,7 @@ async def run(home: Path, serve: Serve) -> int:
                     inherited = _become(left)
                 case trial.Refused(why=why, left=left):
                     inherited = Inherited(left, refused=f"the version on disk did not pass its trial: {why}")
+            gc.unfreeze()  # what the node before knew, if it froze that (see `gateway_agent`), is not needed any more
 
 
 def _become(left: Left) -> Inherited:
