@@ -221,6 +221,15 @@ class HostAgent(Node):
         await trio.to_thread.run_sync(known.save, self.home, self._saved)
         self._saved = known
 
+    def save_last(self) -> None:
+        """After `run`: what came last and is not on disk yet. Whoever starts from there next, with no gateway to be
+        reached, is not to allow what was taken away."""
+        if self.known is not self._saved:
+            try:
+                self.known.save(self.home, self._saved)
+            except MeshError as exc:
+                log.warning("what came last is not saved", reason=str(exc), hint=exc.hint)
+
     async def _retry_problems(self) -> None:
         delay = limits.BIND_RETRY_FIRST
         while True:
@@ -498,6 +507,7 @@ async def run(
             left = agent.left(lock)
             is_followed = left is not None
         finally:
+            agent.save_last()
             if not is_followed:
                 agent.leave_hosts_file()
         return code, left

@@ -225,3 +225,24 @@ def test_what_is_taken_away_before_a_version_serves_ends_with_its_trial(estate: 
             assert is_alive(kept), "nobody can tell the worker"
             assert "stood still for 6 s" in refused(estate, OPERATOR, "")
             wait_cut(kept)
+
+
+@pytest.mark.slow
+def test_what_was_taken_away_at_the_last_moment_stays_so(estate: Estate, installed: Installed) -> None:
+    """The version on trial, the one before and the one after it read from disk what each knew: what had come last
+    counts, though no gateway is there to say it again."""
+    limits = installed.place / "bridge" / "limits.py"
+    limits.write_text(limits.read_text().replace("\nSAVE_DELAY = 0.2\n", "\nSAVE_DELAY = 600.0\n"))
+    with Backend("quick") as quick:
+        start_pair(estate, {"quick": quick.target}, direct=True, workers=2)
+        estate.apply_policy(allow(f"host:{CLIENT}", "nothing"))
+        number = status(estate, OPERATOR)["policy_number"]
+        eventually(lambda: status(estate, SERVER)["policy_number"] == number, what="the policy")
+        estate.nodes[OPERATOR].kill9()
+        node = estate.nodes[SERVER]
+        installed.version("2.0.0")
+        node.signal(signal.SIGHUP)
+        trial = eventually(lambda: on_trial(estate), what="the trial", timeout=30)
+        assert trial["policy_number"] == number
+        wait_version(estate, SERVER, "2.0.0")
+        assert status(estate, SERVER)["policy_number"] == number
