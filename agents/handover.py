@@ -201,6 +201,8 @@ class Inherited:
         self.reload = left is not None and left.reload
         self.children = list(left.children) if left is not None else []
         """Processes that end by themselves, and that `reap` has not seen to have ended."""
+        self._to_have_ended: set[int] = set()
+        """Those that had time for it."""
         self.workers = left.workers if left is not None else ()
         self.told = left.told if left is not None else b""
         self.ssh = left.ssh if left is not None else None
@@ -227,8 +229,12 @@ class Inherited:
         return None
 
     def reap(self) -> None:
-        """Processes that nobody hears any more and that have ended leave nothing behind. Call it now and then."""
+        """Processes that nobody hears any more leave nothing behind; one that still runs at the second call hangs, and
+        is killed. Call it now and then."""
         self.children = [pid for pid in self.children if _runs(pid)]
+        for pid in self._to_have_ended.intersection(self.children):
+            os.kill(pid, signal.SIGKILL)  # not waited for until now: the number is still its own
+        self._to_have_ended = set(self.children)
 
     def close_rest(self) -> None:
         """What nobody asked for is not served any more."""

@@ -79,6 +79,22 @@ def test_what_nobody_hears_any_more_is_waited_for() -> None:
     ends.wait()
 
 
+def test_what_nobody_hears_any_more_and_does_not_end_is_ended() -> None:
+    """An old ssh worker that a host made hang while a version was on trial: that one could not kill it."""
+    hangs = subprocess.Popen(["sleep", "60"])
+    inherited = handover.Inherited(handover.Left(lock=0, listening=(), workers=(), children=(hangs.pid,)))
+    inherited.reap()
+    assert inherited.children == [hangs.pid], "it may be about to end"
+    inherited.reap()
+    try:
+        assert hangs.wait(5) == -signal.SIGKILL
+    finally:
+        hangs.kill()
+        hangs.wait()
+    inherited.reap()
+    assert inherited.children == []
+
+
 @pytest.fixture
 def signals() -> Iterator[None]:
     """As they were, afterwards."""
