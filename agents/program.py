@@ -14,6 +14,8 @@ import sys
 from importlib.metadata import MetadataPathFinder, distributions
 from pathlib import Path
 
+import trio
+
 from bridge import limits
 from bridge.lines import plain
 from inventory.errors import Unavailable
@@ -44,7 +46,7 @@ def installed_version() -> str:
     return next((found.version for found in distributions(name="meshbridge", path=path)), "")
 
 
-def probe() -> None:
+async def probe() -> None:
     """Whether what is on disk can be started at all: everything that a node needs is imported, in a process of its own.
 
     Raises:
@@ -57,18 +59,23 @@ def probe() -> None:
         path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
         argv, environment = [sys.executable, "-P", "-c", _PROBE], {**os.environ, "PYTHONPATH": path}
     try:
-        done = subprocess.run(
-            argv,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="backslashreplace",
-            timeout=limits.PROBE_TIMEOUT,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as exc:
+        # Whoever cancels this ends the process: one that hangs must not hold up the end of the node.
+        with trio.fail_after(limits.PROBE_TIMEOUT):
+            done = await trio.run_process(
+                argv,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                capture_stdout=True,
+                capture_stderr=True,
+                check=False,
+                deliver_cancel=_kill,
+            )
+    except (OSError, trio.TooSlowError) as exc:
         raise Unavailable(f"the version on disk cannot be tried: {type(exc).__name__}") from None
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        said = done.stderr.decode(errors="backslashreplace").strip().splitlines() or [f"exit code {done.returncode}"]
         raise Unavailable(f"the version on disk cannot be started: {plain(said[-1])}")
+
+
+async def _kill(process: trio.Process) -> None:
+    process.kill()

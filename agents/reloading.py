@@ -112,7 +112,7 @@ class Reloading:
         """Raises Unavailable: it cannot be started."""
         if not installed:
             raise Unavailable("meshbridge is not installed any more", hint="install it, then reload again")
-        await trio.to_thread.run_sync(program.probe)
+        await program.probe()
         log.info("the version on disk takes over", before=self._version, after=installed)
         await self._leave(installed)
 

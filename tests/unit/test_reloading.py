@@ -78,7 +78,7 @@ def node(monkeypatch: pytest.MonkeyPatch) -> FakeNode:
     node = FakeNode()
     monkeypatch.setattr("agents.reloading.clock.now", lambda: NOW)
     monkeypatch.setattr("agents.reloading.handover.hold_signals", lambda: node.done.append("hold"))
-    monkeypatch.setattr("agents.reloading.program.probe", lambda: None)
+    monkeypatch.setattr("agents.reloading.program.probe", trio.lowlevel.checkpoint)
     installed(monkeypatch, "1.0.0")
     return node
 
@@ -97,7 +97,7 @@ async def test_the_same_version_has_new_workers(node: FakeNode) -> None:
 async def test_a_version_that_is_not_there_or_cannot_start_changes_nothing(
     node: FakeNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken() -> None:
+    async def broken() -> None:
         raise Unavailable("the version on disk cannot be started: SyntaxError", hint=MENDED)
 
     monkeypatch.setattr("agents.reloading.program.probe", broken)
