@@ -162,7 +162,7 @@ class Governor(Generic[Ticket]):
         late = [w for queue in self._queues.values() for w in queue if w.since + limits.GOVERNOR_WAIT <= now]
         outcomes = [self._refuse(waiting, now) for waiting in late]
         bounds = self.bounds_at(now)
-        if bounds == self._bounds and not self._is_failing:
+        if self._part(now) >= 1.0:
             self._recovered_at = None
         while self._waiting and self._has_room(bounds):
             waiting = self._next(bounds)

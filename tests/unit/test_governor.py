@@ -146,6 +146,18 @@ def test_even_one_stream_is_enough_to_find_out_that_it_is_back() -> None:
     assert given(ask(one, 0)) == [0]
 
 
+def test_a_limit_that_is_set_while_it_comes_back_grows_as_well() -> None:
+    one = governor()
+    one.checked(True, 0.0)
+    one.checked(False, 0.0)
+    one.turn(0.0)
+    one.change(Bounds(streams=10))
+    assert one.bounds_at(0.0) == Bounds(streams=1)
+    one.turn(limits.GOVERNOR_RAMP)
+    assert one.bounds_at(limits.GOVERNOR_RAMP) == Bounds(streams=10)
+    assert one.is_idle
+
+
 def test_with_a_full_queue_the_caller_that_fills_it_loses_one() -> None:
     one = governor(1)
     fill(one, range(1), "host:other")
